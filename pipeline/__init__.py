@@ -1,0 +1,25 @@
+"""Publish, fetch and mirror versioned releases of research data, as Luigi tasks on verified files.
+
+``luigi --module pipeline PublishRelease`` and its sisters are the command line;
+:mod:`pipeline.archive_interface` is the interface for scripts.
+"""
+
+from .archives import ArchiveInterface, FileSystemArchive, get_interface
+from .errors import PipelineError, ReleaseRecordNotFoundError
+from .tasks import CreateArchive, DownloadBlob, FetchRelease, PublishRelease, UploadBlob, UploadReleaseRecord
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArchiveInterface",
+    "CreateArchive",
+    "DownloadBlob",
+    "FetchRelease",
+    "FileSystemArchive",
+    "PipelineError",
+    "PublishRelease",
+    "ReleaseRecordNotFoundError",
+    "UploadBlob",
+    "UploadReleaseRecord",
+    "get_interface",
+]

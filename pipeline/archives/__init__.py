@@ -1,0 +1,52 @@
+"""Archives of releases: what every archive can do, and one module per kind of archive."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..errors import ArchiveError, printable
+from .filesystem import FileSystemArchive
+from .interface import ArchiveInterface
+
+__all__ = ["ArchiveInterface", "FileSystemArchive", "get_interface", "is_url"]
+
+
+def is_url(input_string: object) -> bool:
+    """Tell whether something is a URL: scheme and network location are both present. Never raises.
+
+    Examples
+    --------
+    >>> is_url("https://data.example.org/"), is_url("/srv/archive"), is_url(None)
+    (True, False, False)
+    """
+    try:
+        parts = urlsplit(input_string) if isinstance(input_string, str) else None
+    except ValueError:
+        return False
+    return parts is not None and bool(parts.scheme and parts.netloc)
+
+
+def get_interface(
+    host: str | Path,
+    user: str | None = None,
+    password: str | None = None,
+    resolve_relative_paths_to: str | Path | None = None,
+) -> ArchiveInterface:
+    """Return the archive at `host`.
+
+    Parameters
+    ----------
+    host : str or Path
+        The folder of an archive.
+    user, password : str, optional
+        Who uses it, for archives that want to know.
+    resolve_relative_paths_to : str or Path, optional
+        What a relative folder is relative to; by default the current directory at the time of the call.
+
+    Raises
+    ------
+    ArchiveError
+        When there is no archive.
+    """
+    if is_url(str(host)):
+        raise ArchiveError(f"{printable(host)}: archives on a server are not supported by this version; give a folder.")
+    return FileSystemArchive(Path(resolve_relative_paths_to or Path.cwd()) / Path(host).expanduser(), user)

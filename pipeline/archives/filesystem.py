@@ -1,0 +1,369 @@
+"""An archive in a folder.
+
+A record is ``<workspace>/<title>/<title>-v<version>.yml``, a blob ``<workspace>/<title>/blobs/<2 digits>/<digest>``.
+This is the layout of the earlier tool (rmellipse 0.4.5), which reads what is published here. Parts of running uploads
+are in ``<workspace>/<title>/.partial``, which is gone when nothing runs.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..checksums import CHUNK, Stream, hash_file, is_digest
+from ..destination import blob_damaged
+from ..errors import (
+    ArchiveError,
+    BlobDamagedError,
+    BlobsFailedError,
+    InvalidVersionError,
+    RecordError,
+    ReleaseExistsError,
+    printable,
+)
+from ..names import check_folder_name
+from ..project import source_changed
+from ..release import MAX_RECORD_BYTES, Blob, ReleaseRecord
+from ..transfer import Meter, Move, Silent, Staging, file_source, move_blobs, sync_folder, write_file
+from ..versions import matches, parse_version, precedence
+from .interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, project_source
+
+MARKER = ".rmearchive"
+
+
+def create_archive(folder: str | Path) -> bool:
+    """Make a folder an archive; return False when it is one already.
+
+    Raises
+    ------
+    OSError
+        When the folder or the marker in it cannot be made.
+    """
+    marker = Path(folder) / MARKER
+    if marker.exists():
+        return False
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    sync_folder(marker.parent)
+    return True
+
+
+class FileSystemArchive(ArchiveInterface):
+    """An archive in a folder. Who may read and write is a matter of the file system's permissions.
+
+    Parameters
+    ----------
+    host : str or Path
+        The folder.
+    user : str, optional
+        Not used; kept for callers that name one.
+
+    Attributes
+    ----------
+    archive_path : Path
+        The folder, absolute and with symbolic links resolved.
+    host : str
+        The folder as given, in posix form.
+
+    Raises
+    ------
+    ArchiveError
+        When the folder is not an archive.
+    """
+
+    supports_repeat_releases = False
+
+    def __init__(self, host: str | Path, user: str | None = None) -> None:
+        super().__init__(Path(host).as_posix(), user)
+        self.archive_path = Path(host).resolve()
+        if not (self.archive_path / MARKER).is_file():
+            raise ArchiveError(
+                f"{printable(host)} is not an archive; correct --archive, or make it one with "
+                f"'luigi --module pipeline CreateArchive --archive {printable(host)}'."
+            )
+
+    def _folder(self, title: str, workspace: str) -> Path:
+        return self.archive_path / check_folder_name(workspace, "workspace") / check_folder_name(title, "title")
+
+    def _staging(self, title: str, workspace: str) -> Staging:
+        return Staging(self._folder(title, workspace) / ".partial")
+
+    def _blob_file(self, digest: str | None, title: str, workspace: str) -> Path:
+        if not is_digest(digest):
+            raise RecordError(f"'{printable(digest)}' is not the name of a blob in a file-system archive.")
+        return self._folder(title, workspace) / "blobs" / str(digest)[:2] / str(digest)
+
+    def get_release_records(
+        self,
+        title_versionless: str,
+        version_expressions: Sequence[str] | None = None,
+        workspace: str = DEFAULT_WORKSPACE,
+    ) -> dict[str, Record]:
+        """Return the records of a release that satisfy all version expressions, oldest to newest.
+
+        Raises
+        ------
+        ReleaseRecordNotFoundError
+            When there is none.
+        RecordError
+            When one of them is damaged.
+        """
+        return {
+            f"{title_versionless}-v{version}": self._read_record(title_versionless, version, workspace).content
+            for version in self.get_release_versions(title_versionless, workspace)
+            if matches(version, version_expressions or ())
+        }
+
+    def get_release_versions(self, title_versionless: str, workspace: str = DEFAULT_WORKSPACE) -> list[str]:
+        """Return the versions of a release, oldest to newest, by the names of its records."""
+        name = re.compile(re.escape(title_versionless) + r"-v(.+)\.yml")
+        try:
+            names = os.listdir(self._folder(title_versionless, workspace))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        versions = (match[1] for match in map(name.fullmatch, names) if match)
+        return sorted(filter(_is_version, versions), key=lambda version: (precedence(version), version))
+
+    def _record_file(self, title: str, version: str, workspace: str) -> Path:
+        return self._folder(title, workspace) / f"{title}-v{version}.yml"
+
+    def _read_record(self, title: str, version: str, workspace: str) -> ReleaseRecord:
+        file = self._record_file(title, version, workspace)
+        if file.stat().st_size > MAX_RECORD_BYTES:
+            raise RecordError(f"{printable(file)}: larger than {MAX_RECORD_BYTES} bytes; this is not a record.")
+        with file_source(file, 0) as stream:
+            record = ReleaseRecord.parse(stream.read(), str(file))
+        if (record.title_versionless, record.version) != (title, version):
+            raise RecordError(f"{printable(file)}: the record in this file is that of {printable(record.title)}.")
+        return record
+
+    def find_blobs(self, blobs: Iterable[Blob], title_versionless: str, workspace: str) -> dict[str, str]:
+        """Return the PIDs of those blobs that are in the archive with the right size: the digests themselves."""
+        folder = self._folder(title_versionless, workspace) / "blobs"
+        names: dict[str, set[str]] = {}
+        found = {}
+        for digest, size in ((blob.digest, blob.size) for blob in blobs):
+            first = digest[:2]
+            if first not in names:
+                names[first] = _names_in(folder / first)
+            if digest in names[first] and _has_size(f"{folder}/{first}/{digest}", size):
+                found[digest] = digest
+        return found
+
+    def upload_blobs(
+        self,
+        blobs: Sequence[Blob],
+        project_directory: Path,
+        record: ReleaseRecord,
+        workspace: str,
+        *,
+        threads: int,
+        meter: Meter,
+        chunk_size: int = CHUNK,
+    ) -> tuple[dict[str, str], dict[str, Exception]]:
+        """Upload blobs in groups that become durable and visible together."""
+        failures = self._upload(
+            blobs,
+            project_directory,
+            record.title_versionless,
+            workspace,
+            threads=threads,
+            meter=meter,
+            chunk=chunk_size,
+        )
+        return {blob.digest: blob.digest for blob in blobs if blob.digest not in failures}, failures
+
+    def _upload(
+        self,
+        blobs: Iterable[Blob],
+        directory: Path,
+        title: str,
+        workspace: str,
+        *,
+        threads: int,
+        meter: Meter,
+        chunk: int,
+    ) -> dict[str, Exception]:
+        def move(blob: Blob) -> Move:
+            target = self._blob_file(blob.digest, title, workspace)
+            return Move(
+                name=blob.paths[0],
+                digest=blob.digest,
+                size=blob.size,
+                source=lambda offset: project_source(directory, blob.paths[0], offset),
+                targets=(target,),
+                is_there=lambda: _has_size(target, blob.size),
+                wrong=source_changed,
+            )
+
+        moves = [move(blob) for blob in blobs]
+        return move_blobs(moves, self._staging(title, workspace), threads=threads, meter=meter, chunk=chunk)
+
+    def process_and_upload_blob(
+        self,
+        posix_rel_path: str | Path,
+        working_dir: str | Path,
+        release_title_versionless: str,
+        release_title: str,
+        workspace_title: str,
+        chunk_size: int,
+        verbose: bool = False,
+    ) -> tuple[str | None, int]:
+        """Upload one file, unless the archive has its bytes already; the PID is its SHA-1."""
+        path = Path(posix_rel_path).as_posix()
+        digest, stamp = hash_file(Path(working_dir) / path)
+        if stamp.size == 0:
+            return None, 0
+        blob = Blob(digest, stamp.size, (path,))
+        failures = self._upload(
+            [blob],
+            Path(working_dir),
+            release_title_versionless,
+            workspace_title,
+            threads=1,
+            meter=Silent(),
+            chunk=chunk_size,
+        )
+        self.tidy(release_title_versionless, workspace_title)
+        if failures:
+            raise BlobsFailedError([(path, failures[digest])])
+        if verbose:
+            print(f"{printable(path)}: {digest}, {stamp.size} bytes")
+        return digest, stamp.size
+
+    def upload_release_record(
+        self, release_record: Record, workspace: str | None = None, *, workspace_title: str | None = None
+    ) -> str:
+        """Publish a record and return its path. The workspace goes by either name.
+
+        Raises
+        ------
+        ReleaseExistsError
+            When this version is in the archive already.
+        ArchiveError
+            When a blob of the record is not in the archive.
+        RecordError
+            When the record is not valid.
+        """
+        where = workspace or workspace_title or DEFAULT_WORKSPACE
+        record = ReleaseRecord(release_record)
+        found = self.find_blobs(record.blobs, record.title_versionless, where)
+        for blob in record.blobs:
+            if blob.pid != blob.digest or blob.digest not in found:
+                raise ArchiveError(
+                    f"{record.title} was not published: the blob of '{printable(blob.paths[0])}' is not in "
+                    f"{printable(self.host)} yet; upload the blobs first."
+                )
+        file = self._record_file(record.title_versionless, record.version, where)
+        try:
+            write_file(record.dump(), file, self._staging(record.title_versionless, where), exclusive=True)
+        except FileExistsError:
+            raise ReleaseExistsError(
+                f"{record.title} is in {printable(self.host)} already, and a published release never changes; "
+                "choose another version."
+            ) from None
+        self.tidy(record.title_versionless, where)
+        return file.as_posix()
+
+    @contextmanager
+    def open_blob(self, blob: Blob, release_record: Record, workspace: str, offset: int = 0) -> Iterator[Stream]:
+        """Open a blob as a stream of its bytes from `offset` on.
+
+        Raises
+        ------
+        BlobDamagedError
+            When the archive does not have it.
+        """
+        file = self._blob_file(blob.pid, release_record["title_versionless"], workspace)
+        if not file.is_file():
+            raise BlobDamagedError(
+                f"its blob {printable(file)} is missing from the archive; restore it and run the same command again"
+            )
+        with file_source(file, offset) as stream:
+            yield stream
+
+    def download_blob(
+        self,
+        blob_pid: str,
+        target_file: str | Path,
+        update_dict: dict[str, Any],
+        expected_size: int,
+        release_record: Record,
+        workspace: str,
+        chunk_size: int = 2**25,
+    ) -> None:
+        """Fetch one blob into a file, which gets its name only when the bytes are verified.
+
+        Raises
+        ------
+        BlobsFailedError
+            When the blob is missing or damaged; `update_dict` tells the same.
+        """
+        target = Path(os.path.abspath(target_file))
+        update_dict.update(size=0, finished=False, success=False, error=None)
+        failures: dict[str, Exception] = {}
+        try:
+            blob = Blob(blob_pid, expected_size, (target.name,), blob_pid)
+            self._blob_file(blob_pid, release_record["title_versionless"], workspace)
+            move = Move(
+                name=target.name,
+                digest=blob_pid,
+                size=expected_size,
+                source=lambda offset: self.open_blob(blob, release_record, workspace, offset),
+                targets=(target,),
+                wrong=lambda: blob_damaged(blob),
+            )
+            staging = Staging(target.parent / ".partial")
+            failures = move_blobs([move], staging, threads=1, meter=_Status(update_dict), chunk=chunk_size)
+            staging.clear()
+            if failures:
+                raise BlobsFailedError([(target.name, failures[blob_pid])])
+        except Exception as error:
+            update_dict["error"] = error
+            raise
+        finally:
+            update_dict.update(success=update_dict["error"] is None, finished=True)
+
+    def locate_record(self, record: Record, workspace: str) -> str:
+        """Return the file of a published record."""
+        return self._record_file(record["title_versionless"], record["version"], workspace).as_posix()
+
+    def tidy(self, title_versionless: str, workspace: str) -> None:
+        """Remove the parts that interrupted runs left for this release, unless another run is using them."""
+        self._staging(title_versionless, workspace).clear()
+
+
+class _Status(Silent):
+    """Keeps the size in an update_dict."""
+
+    def __init__(self, update_dict: dict[str, Any]) -> None:
+        self._status = update_dict
+
+    def advanced(self, name: str, nbytes: int) -> None:
+        self._status["size"] += nbytes
+
+
+def _is_version(text: str) -> bool:
+    try:
+        parse_version(text)
+    except InvalidVersionError:
+        return False
+    return True
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
+
+
+def _has_size(path: str | Path, size: int) -> bool:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == size

@@ -1,0 +1,297 @@
+"""Digests of files and streams, and a cache of them.
+
+A blob is named by the SHA-1 of its bytes (40 hex digits, FIPS 180-4). Archives of the earlier tool hold SHA-256 names
+(64 digits). The length of a digest tells which of the two it is.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
+
+from .errors import SourceChangedError, printable
+from .workers import Workers
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+Stream: TypeAlias = BinaryIO | io.RawIOBase
+
+CHUNK = 2**20
+_ALGORITHMS = {40: "sha1", 64: "sha256"}
+_HEX = frozenset("0123456789abcdef")
+
+
+def chunked_sha(f: io.BytesIO, chunk: int = 2**25) -> str:
+    """Return the SHA-1 of a binary stream as 40 hex digits.
+
+    Parameters
+    ----------
+    f : binary stream
+        Read from where it stands to its end.
+    chunk : int, optional
+        How many bytes to read at a time.
+
+    Examples
+    --------
+    >>> chunked_sha(io.BytesIO(b"abc"))
+    'a9993e364706816aba3e25717850c26c9cd0d89d'
+    """
+    digest = hashlib.sha1(usedforsecurity=False)
+    while data := f.read(chunk):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def is_digest(text: object) -> bool:
+    """Tell whether `text` is a lower-case hex SHA-1 or SHA-256.
+
+    Examples
+    --------
+    >>> is_digest("a9993e364706816aba3e25717850c26c9cd0d89d")
+    True
+    >>> is_digest("../../etc/passwd")
+    False
+    """
+    return isinstance(text, str) and len(text) in _ALGORITHMS and _HEX.issuperset(text)
+
+
+def algorithm(digest: str) -> str:
+    """Return the name of the algorithm that made `digest`, by its length."""
+    return _ALGORITHMS[len(digest)]
+
+
+def new_hash(name: str) -> "_Hash":
+    """Return an empty hash of the algorithm `name`, as hashlib spells it."""
+    return hashlib.new(name, usedforsecurity=False)
+
+
+class Stamp(NamedTuple):
+    """What the file system says of a file; while it stays, so do the bytes.
+
+    `changed_ns` (POSIX ctime) is part of it because a program can set the modification time back but not this one.
+    """
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Stamp":
+        """Take the stamp from what ``os.stat`` or ``os.fstat`` returned."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Open a regular file for reading and return its descriptor; never blocks on a pipe or a device.
+
+    Raises
+    ------
+    OSError
+        When it cannot be opened, or is not a regular file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    fd = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise SourceChangedError(f"{printable(os.fspath(path))} is not a regular file.")
+    return fd
+
+
+def hash_file(
+    path: str | os.PathLike[str],
+    name: str = "sha1",
+    advance: Callable[[int], None] = lambda nbytes: None,
+) -> tuple[str, Stamp]:
+    """Return the digest of a file and the stamp that the file had while it was read.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A regular file.
+    name : str, optional
+        The algorithm, ``sha1`` or ``sha256``.
+    advance : callable, optional
+        Called with each number of bytes read, as they are read; what it raises stops the reading.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be read.
+    SourceChangedError
+        When the file changed while it was read.
+    """
+    digest = new_hash(name)
+    fd = open_regular(path)
+    try:
+        before = Stamp.of(os.fstat(fd))
+        for data in _chunks(fd, before.size):
+            digest.update(data)
+            advance(len(data))
+        if Stamp.of(os.fstat(fd)) != before:
+            raise SourceChangedError(f"{printable(os.fspath(path))} changed while it was being read; run again.")
+        return digest.hexdigest(), before
+    finally:
+        os.close(fd)
+
+
+def _chunks(fd: int, size: int) -> Iterator[bytes | memoryview]:
+    if size <= CHUNK:
+        while data := os.read(fd, CHUNK):
+            yield data
+        return
+    with open(fd, "rb", buffering=0, closefd=False) as stream:
+        yield from read_chunks(stream, CHUNK)
+
+
+def read_chunks(stream: Stream, chunk: int) -> Iterator[bytes | memoryview]:
+    """Yield what is left of a stream, at most `chunk` bytes at a time, through one buffer where the stream allows it.
+
+    Each piece is valid until the next one is asked for.
+    """
+    readinto = getattr(stream, "readinto", None)
+    if readinto is None:
+        while data := stream.read(chunk):
+            yield data
+        return
+    view = memoryview(bytearray(chunk))
+    while count := readinto(view):
+        yield view[:count]
+
+
+def hash_files(
+    folder: Path,
+    stamps: Mapping[str, Stamp],
+    cache: "HashCache",
+    *,
+    name: str = "sha1",
+    threads: int = 1,
+    advance: Callable[[int], None] = lambda nbytes: None,
+    tick: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, str], dict[str, Exception]]:
+    """Return the digests of many files, reading only those that the cache does not know.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are.
+    stamps : mapping
+        Relative posix path to the stamp that the file is expected to have.
+    cache : HashCache
+        Asked first, and told what was read.
+    name : str, optional
+        The algorithm, ``sha1`` or ``sha256``.
+    threads : int, optional
+        How many files are read at the same time.
+    advance, tick : callable, optional
+        Told of bytes as they are read, from any thread; called now and then, from this one.
+
+    Returns
+    -------
+    digests : dict
+        Path to digest.
+    failures : dict
+        Path to the error, for files that could not be read or have another stamp by now.
+    """
+    known = cache.load(folder, name) if stamps else {}
+    digests = {path: known[path][1] for path, stamp in stamps.items() if path in known and known[path][0] == stamp}
+    fresh: dict[str, tuple[Stamp, str]] = {}
+
+    with Workers(threads, tick) as workers:
+
+        def read(path: str) -> None:
+            def advanced(nbytes: int) -> None:
+                advance(nbytes)
+                workers.check()
+
+            digest, stamp = hash_file(folder / path, name, advanced)
+            if stamp != stamps[path]:
+                raise SourceChangedError("it changed while it was being read; run the same command again.")
+            fresh[path] = (stamp, digest)
+
+        try:
+            failures = workers.each(read, [path for path in stamps if path not in digests])
+        finally:
+            cache.store(folder, [(path, stamp, digest) for path, (stamp, digest) in list(fresh.items())])
+    return digests | {path: digest for path, (_, digest) in fresh.items()}, failures
+
+
+class HashCache:
+    """Digests of files that were read before, so that an unchanged file is not read again.
+
+    Kept in one sqlite3 file, keyed by folder, path and stamp. It may be deleted at any time, be read-only or damaged:
+    it costs only time. An entry counts only if it was stored long enough after the file's last change that a later
+    change would have got another time stamp.
+
+    Parameters
+    ----------
+    file : Path or None
+        Where to keep it; None keeps nothing.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+
+    def load(self, folder: Path, name: str = "sha1") -> dict[str, tuple[Stamp, str]]:
+        """Return what is known of the files below `folder`: relative posix path to stamp and digest."""
+        query = (
+            "SELECT path, size, modified_ns, changed_ns, inode, digest, stored_ns FROM digests "
+            "WHERE folder = ? AND algorithm = ?"
+        )
+        return {
+            os.fsdecode(path): (stamp, digest)
+            for path, *numbers, digest, stored_ns in self._execute(query, [(os.fsencode(folder), name)])
+            if _settled(stamp := Stamp(*map(int, numbers)), stored_ns)
+        }
+
+    def store(self, folder: Path, entries: Iterable[tuple[str, Stamp, str]]) -> None:
+        """Remember (relative posix path, stamp, digest) of files below `folder`."""
+        now = time.time_ns()
+        rows = [
+            (os.fsencode(folder), os.fsencode(path), algorithm(digest), *map(str, stamp), digest, now)
+            for path, stamp, digest in entries
+        ]
+        if rows:
+            self._execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def _execute(self, statement: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        if self._file is None:
+            return []
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(self._connect(self._file)) as connection, connection:
+                if len(rows) == 1:
+                    return connection.execute(statement, rows[0]).fetchall()
+                connection.executemany(statement, rows)
+        except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                with contextlib.suppress(OSError):
+                    self._file.unlink()
+            self._file = None
+        return []
+
+    @staticmethod
+    def _connect(file: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(file, timeout=10)
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(
+            # The numbers of a stamp are kept as text: an inode of a network drive may not fit into 63 bits.
+            "CREATE TABLE IF NOT EXISTS digests (folder BLOB, path BLOB, algorithm TEXT, size TEXT, modified_ns TEXT, "
+            "changed_ns TEXT, inode TEXT, digest TEXT, stored_ns INTEGER, PRIMARY KEY (folder, path, algorithm)) "
+            "WITHOUT ROWID"
+        )
+        return connection
+
+
+def _settled(stamp: Stamp, stored_ns: int) -> bool:
+    """Tell whether a change after `stored_ns` would show: file systems tick every 10 ms, or every 2 s (FAT)."""
+    changed = max(stamp.modified_ns, stamp.changed_ns)
+    tick = 2_000_000_000 if changed % 1_000_000 == 0 else 20_000_000
+    return stored_ns - changed > tick

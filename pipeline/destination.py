@@ -1,0 +1,181 @@
+"""A fetched release on disk: its files, each verified before it gets its name, and at last ``.rme/record.yml``."""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from .checksums import HashCache, Stamp, Stream, algorithm, hash_files
+from .errors import BlobDamagedError, InvalidNameError, RecordError, printable
+from .names import check_component
+from .release import Blob, ReleaseRecord
+from .transfer import Meter, Move, Silent, Staging, make_folders, move_blobs, write_file
+
+STATE_FOLDER = ".rme"
+OpenBlob = Callable[[Blob, int], AbstractContextManager[Stream]]
+
+
+class Destination:
+    """The folder that gets the files of one release.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when it is needed. Nothing is ever written outside it, nor through a symbolic link in it.
+    record : ReleaseRecord
+        What belongs into it.
+    cache : HashCache
+        Spares the reading of files that were verified before.
+
+    Raises
+    ------
+    RecordError
+        When the record names a file that this system cannot hold, or one that the state of the folder needs.
+    """
+
+    def __init__(self, folder: Path, record: ReleaseRecord, cache: HashCache) -> None:
+        self.folder = folder
+        self.record = record
+        self.record_file = folder / STATE_FOLDER / "record.yml"
+        self._staging = Staging(folder / STATE_FOLDER / ".partial")
+        self._cache = cache
+        self._check_names()
+
+    def _check_names(self) -> None:
+        reserved = {f"{STATE_FOLDER}/record.yml", f"{STATE_FOLDER}/.partial"}
+        paths = [*self.record.folders, *self.record.empty_files, *(p for blob in self.record.blobs for p in blob.paths)]
+        for path in paths:
+            if "/".join(path.casefold().split("/")[:2]) in reserved:
+                raise RecordError(f"{self.record.title}: the record names '{printable(path)}', which is not accepted.")
+            try:
+                for name in path.split("/"):
+                    check_component(name, self.record.title)
+            except InvalidNameError as error:
+                raise RecordError(str(error)) from None
+
+    def verified(self, *, threads: int = 1, meter: Meter | None = None) -> set[str]:
+        """Return the digests of the blobs of which every file is here, with the right bytes.
+
+        Files are read unless they are known to be unchanged since they were read last.
+        """
+        stamps: dict[str, dict[str, Stamp]] = {"sha1": {}, "sha256": {}}
+        for blob in self.record.blobs:
+            for path in blob.paths:
+                if (stamp := self._stamp(path)) is not None and stamp.size == blob.size:
+                    stamps[algorithm(blob.digest)][path] = stamp
+        digests: dict[str, str] = {}
+        for name, expected in stamps.items():
+            digests |= self._hash(expected, name, threads, meter or Silent())
+        return {blob.digest for blob in self.record.blobs if all(digests.get(p) == blob.digest for p in blob.paths)}
+
+    def _hash(self, stamps: dict[str, Stamp], name: str, threads: int, meter: Meter) -> dict[str, str]:
+        def advance(nbytes: int) -> None:
+            meter.advanced("", nbytes)
+
+        return hash_files(
+            self.folder, stamps, self._cache, name=name, threads=threads, advance=advance, tick=meter.tick
+        )[0]
+
+    def _stamp(self, path: str) -> Stamp | None:
+        try:
+            status = os.lstat(self.folder / path)
+        except OSError:
+            return None
+        return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
+
+    def fetch(
+        self, blobs: Sequence[Blob], open_blob: OpenBlob, *, threads: int, meter: Meter, chunk: int
+    ) -> dict[str, Exception]:
+        """Fetch blobs to all their files and return those that failed, digest to error.
+
+        Parameters
+        ----------
+        blobs : sequence of Blob
+            Of the record.
+        open_blob : callable
+            Takes a blob and an offset in bytes and returns a context manager with a binary stream.
+        threads : int
+            How many are fetched at the same time.
+        meter : Meter
+            Is told how it goes.
+        chunk : int
+            Bytes that a thread holds in memory.
+        """
+        moves = [
+            Move(
+                name=blob.paths[0],
+                digest=blob.digest,
+                size=blob.size,
+                source=lambda offset, blob=blob: open_blob(blob, offset),  # type: ignore[misc]
+                targets=tuple(self.folder / path for path in blob.paths),
+                wrong=lambda blob=blob: blob_damaged(blob),  # type: ignore[misc]
+            )
+            for blob in blobs
+        ]
+        return move_blobs(
+            moves, self._staging, threads=threads, meter=meter, make_folder=self._make_folder, chunk=chunk
+        )
+
+    def _make_folder(self, folder: Path) -> Iterable[Path]:
+        made = make_folders(self.folder)
+        current = self.folder
+        for name in folder.relative_to(self.folder).parts:
+            current = current / name
+            made += make_folders(current)
+            if stat.S_ISLNK(os.lstat(current).st_mode):
+                raise InvalidNameError(
+                    f"{printable(current)} is a symbolic link; files are not written through it, remove it"
+                )
+        return made
+
+    def is_complete(self) -> bool:
+        """Tell whether everything of the record that is no blob is here: empty files, folders and the record."""
+        try:
+            return (
+                self.record_file.read_bytes() == self.record.dump()
+                and all((stamp := self._stamp(path)) and stamp.size == 0 for path in self.record.empty_files)
+                and all((self.folder / path).is_dir() for path in self.record.folders)
+            )
+        except OSError:
+            return False
+
+    def finish(self) -> None:
+        """Write what the record holds besides blobs, then the record itself, and tidy up.
+
+        Raises
+        ------
+        OSError
+            When something cannot be written.
+        InvalidNameError
+            When a symbolic link stands where a folder belongs.
+        """
+        for path in self.record.folders:
+            self._make_folder(self.folder / path)
+        for path in self.record.empty_files:
+            self._make_folder((self.folder / path).parent)
+            write_file(b"", self.folder / path, self._staging, exclusive=False)
+        self._make_folder(self.record_file.parent)
+        write_file(self.record.dump(), self.record_file, self._staging, exclusive=False)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what interrupted runs left, and remember the digests of the files."""
+        self._staging.clear()
+        self._cache.store(
+            self.folder,
+            (
+                (path, stamp, blob.digest)
+                for blob in self.record.blobs
+                for path in blob.paths
+                if (stamp := self._stamp(path)) is not None and stamp.size == blob.size
+            ),
+        )
+
+
+def blob_damaged(blob: Blob) -> BlobDamagedError:
+    """Return the error for a blob whose bytes in the archive are not those of the record."""
+    return BlobDamagedError(
+        f"its blob {printable(blob.pid or blob.digest)} in the archive is damaged, the bytes do not have the digest "
+        "and size of the record; restore it and run the same command again"
+    )

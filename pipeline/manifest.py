@@ -1,0 +1,128 @@
+"""The manifest: what one run moves, frozen at its start and named by its own digest.
+
+Every worker that knows the name expands a batch of blob tasks in the same way. A batch names its members as ranges over
+the sorted blobs of the manifest's record.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .errors import ManifestError, RecordError
+from .names import check_component
+from .release import ReleaseRecord, dump_mapping
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one run moves.
+
+    Attributes
+    ----------
+    archive : str
+        The archive, as a folder or URL.
+    user : str or None
+        Who uses the archive.
+    workspace : str
+        The workspace in it.
+    directory : str
+        The project directory or the folder that gets the files, absolute.
+    record : ReleaseRecord
+        The release; before it is published, without PIDs.
+    """
+
+    archive: str
+    user: str | None
+    workspace: str
+    directory: str
+    record: ReleaseRecord
+
+    @cached_property
+    def _data(self) -> bytes:
+        fields = {name: getattr(self, name) for name in ("archive", "user", "workspace", "directory")}
+        return dump_mapping({**fields, "record": self.record.content})
+
+    @cached_property
+    def digest(self) -> str:
+        """The name of the manifest: the SHA-1 of its content, 40 hex digits."""
+        return hashlib.sha1(self._data, usedforsecurity=False).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest into `folder`, for workers in other processes; where it cannot be, they are not served."""
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f"{self.digest}.{os.getpid()}"
+            part.write_bytes(self._data)
+            part.replace(folder / self.digest)
+
+    def remove(self, folder: Path) -> None:
+        """Remove what :meth:`save` wrote."""
+        with contextlib.suppress(OSError):
+            (folder / self.digest).unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: Path, digest: str) -> "Manifest":
+        """Read the manifest of that name.
+
+        Raises
+        ------
+        ManifestError
+            When it is not there, or not what its name says.
+        """
+        try:
+            data = (folder / check_component(digest, "manifests")).read_bytes()
+            if hashlib.sha1(data, usedforsecurity=False).hexdigest() != digest:
+                raise ValueError
+            content: dict[str, Any] = json.loads(data)
+            return cls(**{**content, "record": ReleaseRecord(content["record"])})
+        except (OSError, ValueError, TypeError, KeyError, RecordError):
+            raise ManifestError(
+                f"The manifest {digest[:50]} is not known here; run PublishRelease or FetchRelease, not its parts."
+            ) from None
+
+
+def format_ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as compact ranges.
+
+    Examples
+    --------
+    >>> format_ranges([3, 0, 1, 2, 7])
+    '0-3,7'
+    """
+    ranges: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def parse_ranges(text: str, count: int) -> list[int]:
+    """Return the numbers that :func:`format_ranges` wrote, each below `count`.
+
+    Raises
+    ------
+    ManifestError
+        When the text is anything else, or a number is not below `count`.
+
+    Examples
+    --------
+    >>> parse_ranges("0-3,7", 8)
+    [0, 1, 2, 3, 7]
+    """
+    numbers: list[int] = []
+    for item in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", item, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not first <= last < count or (numbers and first <= numbers[-1]):
+            raise ManifestError(f"'{text[:50]}' does not name blobs of a manifest of {count}.")
+        numbers.extend(range(first, last + 1))
+    return numbers

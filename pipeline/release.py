@@ -1,0 +1,282 @@
+"""The release record: what a release is called, and every file of it with its digest.
+
+A record is a mapping with the keys of :data:`KEYS`. ``project`` nests folder and file names; keys that start and end
+with ``/`` are properties of the folder or file that they stand in. Records are written as JSON, which is valid YAML,
+under the ``.yml`` name that the earlier tool (rmellipse 0.4.5) reads; what is not JSON is read as YAML.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import yaml
+
+from .checksums import is_digest
+from .errors import InvalidNameError, InvalidVersionError, RecordError, printable
+from .names import check_component, check_folder_name
+from .versions import parse_version
+
+KEYS = (
+    "title",
+    "title_versionless",
+    "version",
+    "workflow_config_path",
+    "workflow",
+    "requirements",
+    "project",
+    "datasets",
+)
+PATH, ITEM, FILE_TYPE, ATTRS = "/path/", "/item/", "/file-type/", "/attrs/"
+PID, BYTES, SHA1 = "/bpid/", "/bytes/", "/sha1/"
+FOLDER, FILE, HDF5_FILE = "Directory", "File", "H5_File"
+
+# No real record comes near these; what is larger is an attack or an accident.
+MAX_RECORD_BYTES = 2**30
+_MAX_PATH_BYTES = 4096
+_MAX_BYTES = 2**63 - 1
+
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# Allowed in JSON as they are, but not in YAML, or not kept by it (YAML 1.1, section 5.1; line breaks, section 5.4).
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+
+class Node(NamedTuple):
+    """A folder or file of a project mapping."""
+
+    path: str
+    item: str
+    properties: dict[str, Any]
+
+
+class Blob(NamedTuple):
+    """The bytes that one or more files of a release hold.
+
+    Attributes
+    ----------
+    digest : str
+        SHA-1 (40 hex digits), or SHA-256 (64) in a release of the earlier tool.
+    size : int
+        Bytes; never 0, because empty files live in the record only.
+    paths : tuple of str
+        The files that hold these bytes, relative to the project, posix, sorted.
+    pid : str or None
+        The name of the blob in its archive; None before it is there.
+    """
+
+    digest: str
+    size: int
+    paths: tuple[str, ...]
+    pid: str | None = None
+
+
+def walk_mapping(project: Mapping[str, Any], where: str) -> Iterator[Node]:
+    """Yield the folders and files of a project mapping, each checked to have a safe path.
+
+    Parameters
+    ----------
+    project : mapping
+        ``record["project"]``.
+    where : str
+        What it was read from, for messages.
+
+    Raises
+    ------
+    RecordError
+        When a name could leave the release folder, a node is no mapping, or a ``/path/`` contradicts the nesting.
+    """
+    visited: set[int] = set()
+    pending: list[tuple[str, Mapping[str, Any]]] = [("", project)]
+    while pending:
+        folder, mapping = pending.pop()
+        if id(mapping) in visited:
+            raise RecordError(f"{printable(where)}: '{printable(folder)}' is an alias of another folder; not accepted.")
+        visited.add(id(mapping))
+        for name, properties in mapping.items():
+            if isinstance(name, str) and name.startswith("/") and name.endswith("/") and len(name) > 1:
+                continue
+            node = _node(folder, name, properties, where)
+            yield node
+            if node.item == FOLDER:
+                pending.append((f"{node.path}/", properties))
+
+
+def _node(folder: str, name: object, properties: Any, where: str) -> Node:
+    try:
+        path = folder + check_component(name, folder or "the project")
+    except InvalidNameError as error:
+        raise RecordError(f"{printable(where)}: {error}") from None
+    if not isinstance(properties, dict) or properties.get(ITEM) not in (FOLDER, FILE, HDF5_FILE):
+        raise RecordError(f"{printable(where)}: '{printable(path)}' has no {ITEM} of {FOLDER}, {FILE} or {HDF5_FILE}.")
+    if properties.get(PATH, path) != path or len(path.encode()) > _MAX_PATH_BYTES:
+        raise RecordError(f"{printable(where)}: '{printable(path)}' has the wrong {PATH} or a path that is too long.")
+    return Node(path, properties[ITEM], properties)
+
+
+class ReleaseRecord:
+    """A validated release record.
+
+    Parameters
+    ----------
+    content : mapping
+        The record as it is stored.
+    where : str, optional
+        What it was read from, for messages.
+
+    Attributes
+    ----------
+    content : dict
+        The record as it was given.
+    title, title_versionless, version : str
+        ``<title_versionless>-v<version>``, and its two parts.
+    folders : list of str
+        Paths of all folders, sorted.
+    empty_files : list of str
+        Paths of the files without bytes, sorted.
+    blobs : list of Blob
+        The distinct blobs, sorted by their first path.
+
+    Raises
+    ------
+    RecordError
+        When a field is missing or has a value that cannot be trusted.
+    """
+
+    def __init__(self, content: Any, where: str = "the record") -> None:
+        self.content: dict[str, Any] = self._check_fields(content, where)
+        self.title: str = content["title"]
+        self.title_versionless: str = content["title_versionless"]
+        self.version: str = content["version"]
+        self.folders: list[str] = []
+        self.empty_files: list[str] = []
+        by_digest: dict[str, tuple[int, str | None, list[str]]] = {}
+        for node in walk_mapping(content["project"], where):
+            if node.item == FOLDER:
+                self.folders.append(node.path)
+                continue
+            digest, size = _digest_and_size(node, where)
+            if size == 0:
+                self.empty_files.append(node.path)
+                continue
+            known_size, _, paths = by_digest.setdefault(digest, (size, node.properties.get(PID), []))
+            if known_size != size:
+                raise RecordError(f"{printable(where)}: two files with digest {digest} have different {BYTES}.")
+            paths.append(node.path)
+        self.folders.sort()
+        self.empty_files.sort()
+        self.blobs = sorted(
+            (Blob(digest, size, tuple(sorted(paths)), pid) for digest, (size, pid, paths) in by_digest.items()),
+            key=lambda blob: blob.paths,
+        )
+
+    @staticmethod
+    def _check_fields(content: Any, where: str) -> dict[str, Any]:
+        if not isinstance(content, dict) or not isinstance(content.get("project"), dict):
+            raise RecordError(f"{printable(where)}: this is not a release record; it has no 'project' mapping.")
+        try:
+            check_folder_name(content.get("title_versionless"), "title")  # type: ignore[arg-type]
+            parse_version(content.get("version"))
+            check_folder_name(content.get("title"), "title")  # type: ignore[arg-type]
+        except (InvalidNameError, InvalidVersionError) as error:
+            raise RecordError(f"{printable(where)}: {error}") from None
+        if content["title"] != f"{content['title_versionless']}-v{content['version']}":
+            raise RecordError(f"{printable(where)}: 'title' is not '<title_versionless>-v<version>'.")
+        return content
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all distinct blobs."""
+        return sum(blob.size for blob in self.blobs)
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> "ReleaseRecord":
+        """Read a record from JSON or YAML.
+
+        Parameters
+        ----------
+        data : bytes
+            The content of a record file.
+        where : str
+            The file or URL that it came from, for messages.
+
+        Raises
+        ------
+        RecordError
+            When it is neither, or is not a record.
+        """
+        return cls(load_mapping(data, where), where)
+
+    def dump(self) -> bytes:
+        """Return the record as the bytes that are stored: JSON that YAML reads as the same."""
+        return dump_mapping(self.content)
+
+    def same_release(self, other: "ReleaseRecord") -> bool:
+        """Tell whether two records describe the same release, wherever its blobs are stored."""
+        return bool(_without_pids(self.content) == _without_pids(other.content))
+
+    def set_pids(self, pids: Mapping[str, str]) -> None:
+        """Write into the record where the archive keeps each blob: digest to PID."""
+        for node in walk_mapping(self.content["project"], self.title):
+            if node.item != FOLDER:
+                node.properties[PID] = pids[node.properties[SHA1]] if node.properties[BYTES] else None
+
+
+def _digest_and_size(node: Node, where: str) -> tuple[str, int]:
+    size, pid, sha1 = node.properties.get(BYTES), node.properties.get(PID), node.properties.get(SHA1)
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_BYTES:
+        raise RecordError(f"{printable(where)}: '{printable(node.path)}' has no valid {BYTES}.")
+    digest = pid if sha1 is None else sha1
+    if size and not is_digest(digest):
+        raise RecordError(f"{printable(where)}: '{printable(node.path)}' has no valid {SHA1} or {PID}.")
+    return str(digest), size
+
+
+def _without_pids(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_pids(child) for key, child in value.items() if key not in (PID, "/PID/")}
+    return value
+
+
+def dump_mapping(content: Mapping[str, Any]) -> bytes:
+    r"""Return a mapping as JSON that is also YAML, UTF-8, one top-level key a line.
+
+    Raises
+    ------
+    RecordError
+        When a value has no JSON form: NaN, infinity, or text that is not valid Unicode.
+
+    Examples
+    --------
+    >>> dump_mapping({"title": "Größe", "files": [1, 2]}).decode()
+    '{\n"title": "Größe",\n"files": [1, 2]\n}\n'
+    """
+    try:
+        lines = ",\n".join(
+            f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+            for key, value in content.items()
+        )
+        return _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", f"{{\n{lines}\n}}\n").encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecordError(f"The record cannot be written as JSON: {printable(error)}.") from None
+
+
+def load_mapping(data: bytes, where: str) -> Any:
+    """Read JSON, or YAML by its safe loader where it is not JSON.
+
+    Raises
+    ------
+    RecordError
+        When it is neither, is larger than :data:`MAX_RECORD_BYTES`, or is nested too deeply.
+    """
+    if len(data) > MAX_RECORD_BYTES:
+        raise RecordError(f"{printable(where)}: larger than {MAX_RECORD_BYTES} bytes; this is not a record.")
+    try:
+        text = data.decode("utf-8-sig")
+        try:
+            return json.loads(text)
+        except ValueError:
+            return yaml.load(text, Loader=_YAML_LOADER)  # noqa: S506  it is the safe loader
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
+        raise RecordError(f"{printable(where)}: neither JSON nor YAML ({reason}).") from None

@@ -1,0 +1,129 @@
+"""One Luigi task for each blob. Luigi hands them out in batches; a batch names its members in the manifest."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import luigi
+
+from ..manifest import format_ranges, parse_ranges
+from ..release import Blob
+from .base import ExplainedTask
+from .runs import Run, run_of
+
+# A blob of this many bytes moves alone, and before the small ones.
+BIG_BYTES = 64 * 2**20
+_BATCHES_PER_RELEASE = 20
+_SMALLEST_BATCH = 200
+
+
+def _join_numbers(numbers: Iterable[str]) -> str:
+    return format_ranges(map(int, numbers))
+
+
+def _join_paths(paths: Iterable[str]) -> str:
+    ordered = sorted(paths)
+    return f"{len(ordered)} blobs, {ordered[0]} ... {ordered[-1]}"
+
+
+class BlobTarget(luigi.Target):
+    """A blob where it goes to; it exists when it is there with the bytes of its digest.
+
+    Parameters
+    ----------
+    run : Run
+        Knows what is there.
+    blob : Blob
+        The blob.
+    """
+
+    def __init__(self, run: Run, blob: Blob) -> None:
+        self.run = run
+        self.blob = blob
+
+    def exists(self) -> bool:
+        """Tell whether the verified blob is in place."""
+        return self.run.is_there(self.blob)
+
+    def __str__(self) -> str:
+        return f"{self.blob.paths[0]} ({self.blob.digest})"
+
+
+class BlobTask(ExplainedTask):
+    """The moving of one blob, or of a batch of them."""
+
+    kind: ClassVar[type[Run]]
+
+    release = luigi.Parameter(description="Title and version of the release.")
+    manifest = luigi.Parameter(description="Digest of the manifest.")
+    blobs = luigi.Parameter(batch_method=_join_numbers, description="Positions in the manifest.")
+    path = luigi.Parameter(batch_method=_join_paths, description="The blob's first file, for people.")
+
+    _params: ClassVar[list[tuple[str, luigi.Parameter]] | None] = None
+
+    @classmethod
+    def get_params(cls) -> list[tuple[str, luigi.Parameter]]:
+        """Return the parameters; remembered, because Luigi asks some ten times for each of very many tasks."""
+        if cls.__dict__.get("_params") is None:
+            cls._params = super().get_params()
+        return cls._params  # type: ignore[return-value]
+
+    @property
+    def moving(self) -> Run:
+        """The run that this task belongs to."""
+        return run_of(self.kind, self.manifest)
+
+    def members(self) -> list[Blob]:
+        """Return the blobs that this task names.
+
+        Raises
+        ------
+        ManifestError
+            When the manifest is not known here, or has no such blobs.
+        """
+        known = self.moving.blobs
+        if self.blobs.isdecimal() and int(self.blobs) < len(known):
+            return [known[int(self.blobs)]]
+        return [known[number] for number in parse_ranges(self.blobs, len(known))]
+
+    @property
+    def batchable(self) -> bool:
+        """Big blobs run alone."""
+        return self.blobs.isdigit() and self.members()[0].size < BIG_BYTES
+
+    @property
+    def max_batch_size(self) -> int:  # type: ignore[override]
+        """Batches grow with the release, so that the number of calls to the scheduler does not."""
+        return max(_SMALLEST_BATCH, -(-len(self.moving.blobs) // _BATCHES_PER_RELEASE))
+
+    @property
+    def priority(self) -> int:  # type: ignore[override]
+        """Big blobs come first."""
+        return 1 if self.batchable else 2
+
+    def output(self) -> list[BlobTarget]:
+        """Return the blobs as targets that exist only with verified bytes."""
+        run = self.moving
+        return [BlobTarget(run, blob) for blob in self.members()]
+
+    def complete(self) -> bool:
+        """Tell whether all members are in place."""
+        run = self.moving
+        return all(map(run.is_there, self.members()))
+
+    def perform(self) -> None:
+        """Move the members that are not in place."""
+        self.moving.move(self.members(), self._announce)
+
+    def _announce(self, message: str, percentage: int) -> None:
+        for report, value in ((self.set_status_message, message), (self.set_progress_percentage, percentage)):
+            if report is not None:
+                report(value)
+
+
+def tasks_for(task: type[BlobTask], run: Run) -> list[Any]:
+    """Return the tasks for all blobs of a run, in the order of its manifest."""
+    digest, title = run.manifest.digest, run.record.title
+    return [
+        task(release=title, manifest=digest, blobs=str(number), path=blob.paths[0])
+        for number, blob in enumerate(run.blobs)
+    ]

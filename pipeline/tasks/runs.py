@@ -1,0 +1,272 @@
+"""What this process knows of a running upload or download: its manifest, what is in place, and how far it is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..archives import ArchiveInterface, get_interface
+from ..checksums import CHUNK, HashCache
+from ..destination import Destination
+from ..errors import BlobsFailedError, ReleaseExistsError, ReleaseRecordNotFoundError
+from ..manifest import Manifest
+from ..progress import Progress, format_bytes, log
+from ..project import Project, changed_files
+from ..release import Blob, ReleaseRecord
+from ..settings import pipeline as settings
+
+AnyRun = TypeVar("AnyRun", bound="Run")
+_runs: dict[tuple[type["Run"], str], "Run"] = {}
+
+
+def hash_cache() -> HashCache:
+    """Return the cache of digests of this user."""
+    return HashCache(Path(settings().cache_directory) / "digests.sqlite3")
+
+
+def manifest_folder() -> Path:
+    """Return the folder of the manifests of running releases of this user."""
+    return Path(settings().cache_directory) / "manifests"
+
+
+def run_of(kind: type[AnyRun], digest: str) -> AnyRun:
+    """Return the run of a manifest, which another process may have begun.
+
+    Raises
+    ------
+    ManifestError
+        When the manifest is not known here.
+    """
+    run = _runs.get((kind, digest))
+    if run is None:
+        manifest = Manifest.load(manifest_folder(), digest)
+        run = kind(manifest, get_interface(manifest.archive, manifest.user))
+    return run  # type: ignore[return-value]
+
+
+class Run(ABC):
+    """The moving of the blobs of one manifest.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        What moves.
+    archive : ArchiveInterface
+        Where from, or where to.
+    """
+
+    def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
+        self.manifest = manifest
+        self.record: ReleaseRecord = manifest.record
+        self.blobs = self.record.blobs
+        self.archive = archive
+        self.threads = settings().threads
+        self.stale = False
+        self.unreadable: dict[str, Exception] = {}
+        self._there: set[str] | None = None
+        _runs[type(self), manifest.digest] = self
+
+    @property
+    def there(self) -> set[str]:
+        """The digests of the blobs that are in place, as far as this process knows."""
+        if self._there is None:
+            self._there = self._find()
+        return self._there
+
+    @abstractmethod
+    def _find(self) -> set[str]:
+        """Ask where the blobs go to which of them are there."""
+
+    @abstractmethod
+    def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
+        """Move blobs and return those that failed, digest to error."""
+
+    @abstractmethod
+    def is_finished(self) -> bool:
+        """Tell whether the release is whole where it goes to."""
+
+    def is_there(self, blob: Blob) -> bool:
+        """Tell whether a blob is in place; where another worker may have moved it, look everything up once more."""
+        if blob.digest not in self.there and self.stale:
+            self.stale = False
+            self._there = self._find()
+        return blob.digest in self.there
+
+    @cached_property
+    def missing(self) -> list[Blob]:
+        """The blobs that were not in place when the run began."""
+        return [blob for blob in self.blobs if blob.digest not in self.there]
+
+    @cached_property
+    def progress(self) -> Progress:
+        """The one report on this run."""
+        nbytes = sum(blob.size for blob in self.missing)
+        return Progress(self.record.title, len(self.missing) + len(self.unreadable), nbytes)
+
+    def move(self, blobs: Sequence[Blob], announce: Callable[[str, int], None]) -> None:
+        """Move those blobs that are not in place.
+
+        Raises
+        ------
+        BlobsFailedError
+            When some could not be moved; the others were.
+        """
+        self.progress.announce = announce
+        missing = [blob for blob in blobs if blob.digest not in self.there]
+        failures = self._move(missing)
+        self.there.update(blob.digest for blob in missing if blob.digest not in failures)
+        self._close_if_over()
+        if failures:
+            raise BlobsFailedError([(b.paths[0], failures[b.digest]) for b in missing if b.digest in failures])
+
+    def fail_unreadable(self, path: str) -> None:
+        """Count a file that could not be read as a failed blob.
+
+        Raises
+        ------
+        BlobsFailedError
+            Always.
+        """
+        error = self.unreadable[path]
+        self.progress.finished(path, 0, error, False)
+        self._close_if_over()
+        raise BlobsFailedError([(path, error)])
+
+    def _close_if_over(self) -> None:
+        if self.progress.failed and self.progress.accounted >= len(self.missing) + len(self.unreadable):
+            self.progress.close()
+            log.error(
+                "%s is not complete: %s. When the cause is gone, run the same command again; it moves what is missing.",
+                self.record.title,
+                self.counts(),
+            )
+
+    def counts(self) -> str:
+        """Return what was done, for people."""
+        there = len(self.blobs) - len(self.missing) + self.progress.there
+        return (
+            f"{len(self.blobs) + len(self.unreadable)} blobs, {format_bytes(self.record.nbytes)}; "
+            f"{self.progress.moved} moved ({format_bytes(self.progress.moved_bytes)}), {there} already there, "
+            f"{self.progress.failed} failed, {self.progress.seconds:.1f} s"
+        )
+
+    def prospect(self) -> str:
+        """Return what would be done, for people."""
+        nbytes = sum(blob.size for blob in self.missing)
+        return (
+            f"{len(self.missing)} of {len(self.blobs)} blobs would move ({format_bytes(nbytes)} of "
+            f"{format_bytes(self.record.nbytes)}), {len(self.blobs) - len(self.missing)} are already there"
+        )
+
+
+class UploadRun(Run):
+    """The publishing of a release.
+
+    Attributes
+    ----------
+    project : Project or None
+        The project as it was scanned; None in a process that was only handed the manifest.
+    """
+
+    project: Project | None = None
+
+    def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
+        super().__init__(manifest, archive)
+        self._pids: dict[str, str] = {}
+
+    def _find(self) -> set[str]:
+        title, workspace = self.record.title_versionless, self.manifest.workspace
+        self._pids = self.archive.find_blobs(self.blobs, title, workspace)
+        return set(self._pids)
+
+    def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
+        pids, failures = self.archive.upload_blobs(
+            blobs,
+            Path(self.manifest.directory),
+            self.record,
+            self.manifest.workspace,
+            threads=self.threads,
+            meter=self.progress,
+        )
+        self._pids |= pids
+        return failures
+
+    def published(self) -> dict[str, Any] | None:
+        """Return the record of this version that is in the archive, or None."""
+        try:
+            records = self.archive.get_release_records(
+                self.record.title_versionless, [f"=={self.record.version}"], self.manifest.workspace
+            )
+        except ReleaseRecordNotFoundError:
+            return None
+        return records.get(self.record.title)
+
+    def is_published(self) -> bool:
+        """Tell whether the archive has the record, with this content.
+
+        Raises
+        ------
+        ReleaseExistsError
+            When it has this version with other content.
+        """
+        published = self.published()
+        if published is not None and not (
+            self.unreadable or ReleaseRecord(published, self.record.title).same_release(self.record)
+        ):
+            raise ReleaseExistsError(
+                f"{self.record.title} is in {self.archive.host} already, with other content, and a published release "
+                "never changes; give another --release-version."
+            )
+        return published is not None
+
+    def is_finished(self) -> bool:
+        """Tell whether the record and every blob of it are in the archive."""
+        return self.is_published() and not self.unreadable and all(map(self.is_there, self.blobs))
+
+    def publish(self) -> None:
+        """Upload the record.
+
+        Raises
+        ------
+        BlobsFailedError
+            When a source file changed since its blob was uploaded.
+        """
+        if self.project is not None:
+            digests = {path: blob.digest for blob in self.blobs for path in blob.paths}
+            if changed := changed_files(self.project, digests):
+                raise BlobsFailedError(list(changed.items()))
+        if not self.is_published():
+            self.record.set_pids(self._pids)
+            self.archive.upload_release_record(self.record.content, self.manifest.workspace)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what this and interrupted runs needed on the way."""
+        self.archive.tidy(self.record.title_versionless, self.manifest.workspace)
+
+
+class FetchRun(Run):
+    """The fetching of a release."""
+
+    @cached_property
+    def destination(self) -> Destination:
+        """The folder that gets the files."""
+        return Destination(Path(self.manifest.directory), self.record, hash_cache())
+
+    def _find(self) -> set[str]:
+        with Progress(f"checking {self.manifest.directory}", 0, self.record.nbytes) as progress:
+            return self.destination.verified(threads=self.threads, meter=progress)
+
+    def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
+        return self.destination.fetch(
+            blobs,
+            lambda blob, offset: self.archive.open_blob(blob, self.record.content, self.manifest.workspace, offset),
+            threads=self.threads,
+            meter=self.progress,
+            chunk=CHUNK,
+        )
+
+    def is_finished(self) -> bool:
+        """Tell whether everything of the release is in the folder."""
+        return self.destination.is_complete() and all(map(self.is_there, self.blobs))
