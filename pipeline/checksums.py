@@ -38,11 +38,18 @@ def chunked_sha(f: io.BytesIO, chunk: int = 2**25) -> str:
     chunk : int, optional
         How many bytes to read at a time.
 
+    Raises
+    ------
+    ValueError
+        When `chunk` is not positive.
+
     Examples
     --------
     >>> chunked_sha(io.BytesIO(b"abc"))
     'a9993e364706816aba3e25717850c26c9cd0d89d'
     """
+    if chunk < 1:
+        raise ValueError("A chunk must have at least one byte.")
     digest = hashlib.sha1(usedforsecurity=False)
     while data := f.read(chunk):
         digest.update(data)
@@ -202,7 +209,8 @@ def hash_files(
     """
     known = cache.load(folder, name) if stamps else {}
     digests = {path: known[path][1] for path, stamp in stamps.items() if path in known and known[path][0] == stamp}
-    fresh: dict[str, tuple[Stamp, str]] = {}
+    fresh: dict[str, str] = {}
+    settled: list[tuple[str, Stamp, str]] = []
 
     with Workers(threads, tick) as workers:
 
@@ -211,24 +219,26 @@ def hash_files(
                 advance(nbytes)
                 workers.check()
 
+            began = time.time_ns()
             digest, stamp = hash_file(folder / path, name, advanced)
             if stamp != stamps[path]:
-                raise SourceChangedError("it changed while it was being read; run the same command again.")
-            fresh[path] = (stamp, digest)
+                raise SourceChangedError("it changed while it was being read; run the same command again")
+            fresh[path] = digest
+            if is_settled(stamp, began):
+                settled.append((path, stamp, digest))
 
         try:
             failures = workers.each(read, [path for path in stamps if path not in digests])
         finally:
-            cache.store(folder, [(path, stamp, digest) for path, (stamp, digest) in list(fresh.items())])
-    return digests | {path: digest for path, (_, digest) in fresh.items()}, failures
+            cache.store(folder, settled)
+    return digests | fresh, failures
 
 
 class HashCache:
     """Digests of files that were read before, so that an unchanged file is not read again.
 
     Kept in one sqlite3 file, keyed by folder, path and stamp. It may be deleted at any time, be read-only or damaged:
-    it costs only time. An entry counts only if it was stored long enough after the file's last change that a later
-    change would have got another time stamp.
+    it costs only time.
 
     Parameters
     ----------
@@ -242,56 +252,66 @@ class HashCache:
     def load(self, folder: Path, name: str = "sha1") -> dict[str, tuple[Stamp, str]]:
         """Return what is known of the files below `folder`: relative posix path to stamp and digest."""
         query = (
-            "SELECT path, size, modified_ns, changed_ns, inode, digest, stored_ns FROM digests "
-            "WHERE folder = ? AND algorithm = ?"
+            "SELECT path, size, modified_ns, changed_ns, inode, digest FROM digests WHERE folder = ? AND algorithm = ?"
         )
-        return {
-            os.fsdecode(path): (stamp, digest)
-            for path, *numbers, digest, stored_ns in self._execute(query, [(os.fsencode(folder), name)])
-            if _settled(stamp := Stamp(*map(int, numbers)), stored_ns)
-        }
+        rows = self._execute(query, [(os.fsencode(folder), name)])
+        try:
+            return {
+                os.fsdecode(path): (Stamp(*map(int, numbers)), digest)
+                for path, *numbers, digest in rows
+                if is_digest(digest)
+            }
+        except (ValueError, TypeError):
+            self._discard()
+            return {}
 
     def store(self, folder: Path, entries: Iterable[tuple[str, Stamp, str]]) -> None:
-        """Remember (relative posix path, stamp, digest) of files below `folder`."""
-        now = time.time_ns()
+        """Remember (relative posix path, stamp, digest) of files below `folder`.
+
+        The caller vouches that a change after the reading would have changed the stamp; see :func:`is_settled`.
+        """
         rows = [
-            (os.fsencode(folder), os.fsencode(path), algorithm(digest), *map(str, stamp), digest, now)
+            (os.fsencode(folder), os.fsencode(path), algorithm(digest), *map(str, stamp), digest)
             for path, stamp, digest in entries
         ]
         if rows:
-            self._execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def _execute(self, statement: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         if self._file is None:
             return []
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(self._connect(self._file)) as connection, connection:
+            with contextlib.closing(sqlite3.connect(self._file, timeout=10)) as connection, connection:
+                connection.execute("PRAGMA synchronous = OFF")
+                connection.execute(
+                    # The numbers are kept as text: an inode of a network drive may not fit into 63 bits.
+                    "CREATE TABLE IF NOT EXISTS digests (folder BLOB, path BLOB, algorithm TEXT, size TEXT, "
+                    "modified_ns TEXT, changed_ns TEXT, inode TEXT, digest TEXT, "
+                    "PRIMARY KEY (folder, path, algorithm)) WITHOUT ROWID"
+                )
                 if len(rows) == 1:
                     return connection.execute(statement, rows[0]).fetchall()
                 connection.executemany(statement, rows)
-        except (sqlite3.Error, OSError) as error:
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-                with contextlib.suppress(OSError):
-                    self._file.unlink()
+        except (sqlite3.OperationalError, OSError):
             self._file = None
+        except (sqlite3.DatabaseError, ValueError):
+            self._discard()
         return []
 
-    @staticmethod
-    def _connect(file: Path) -> sqlite3.Connection:
-        connection = sqlite3.connect(file, timeout=10)
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute(
-            # The numbers of a stamp are kept as text: an inode of a network drive may not fit into 63 bits.
-            "CREATE TABLE IF NOT EXISTS digests (folder BLOB, path BLOB, algorithm TEXT, size TEXT, modified_ns TEXT, "
-            "changed_ns TEXT, inode TEXT, digest TEXT, stored_ns INTEGER, PRIMARY KEY (folder, path, algorithm)) "
-            "WITHOUT ROWID"
-        )
-        return connection
+    def _discard(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._file is not None:
+                self._file.unlink()
+        self._file = None
 
 
-def _settled(stamp: Stamp, stored_ns: int) -> bool:
-    """Tell whether a change after `stored_ns` would show: file systems tick every 10 ms, or every 2 s (FAT)."""
+def is_settled(stamp: Stamp, read_ns: int) -> bool:
+    """Tell whether every change of a file after `read_ns` gives it another stamp.
+
+    It does not where the file was read within the tick of the clock in which it changed last: file systems tick every
+    10 ms or faster, or every 2 s (FAT).
+    """
     changed = max(stamp.modified_ns, stamp.changed_ns)
     tick = 2_000_000_000 if changed % 1_000_000 == 0 else 20_000_000
-    return stored_ns - changed > tick
+    return read_ns - changed > tick

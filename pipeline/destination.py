@@ -57,7 +57,8 @@ class Destination:
     def verified(self, *, threads: int = 1, meter: Meter | None = None) -> set[str]:
         """Return the digests of the blobs of which every file is here, with the right bytes.
 
-        Files are read unless they are known to be unchanged since they were read last.
+        Files are read unless they are known to be unchanged since they were read last. So the first run after a fetch
+        reads back what is on the disk, and later ones need not.
         """
         stamps: dict[str, dict[str, Stamp]] = {"sha1": {}, "sha256": {}}
         for blob in self.record.blobs:
@@ -108,7 +109,7 @@ class Destination:
                 digest=blob.digest,
                 size=blob.size,
                 source=lambda offset, blob=blob: open_blob(blob, offset),  # type: ignore[misc]
-                targets=tuple(self.folder / path for path in blob.paths),
+                targets=tuple(os.path.join(self.folder, path) for path in blob.paths),
                 wrong=lambda blob=blob: blob_damaged(blob),  # type: ignore[misc]
             )
             for blob in blobs
@@ -160,17 +161,8 @@ class Destination:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what interrupted runs left, and remember the digests of the files."""
+        """Remove what interrupted runs left, unless another run is using it."""
         self._staging.clear()
-        self._cache.store(
-            self.folder,
-            (
-                (path, stamp, blob.digest)
-                for blob in self.record.blobs
-                for path in blob.paths
-                if (stamp := self._stamp(path)) is not None and stamp.size == blob.size
-            ),
-        )
 
 
 def blob_damaged(blob: Blob) -> BlobDamagedError:

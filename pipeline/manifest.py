@@ -9,15 +9,19 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .documents import dump_mapping
 from .errors import ManifestError, RecordError
 from .names import check_component
-from .release import ReleaseRecord, dump_mapping
+from .release import ReleaseRecord
+
+_KEPT_SECONDS = 30 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,11 @@ class Manifest:
         """Write the manifest into `folder`, for workers in other processes; where it cannot be, they are not served."""
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f"{self.digest}.{os.getpid()}"
-            part.write_bytes(self._data)
-            part.replace(folder / self.digest)
+            if not (folder / self.digest).exists():
+                _remove_forgotten(folder)
+                part = folder / f"{self.digest}.{os.getpid()}"
+                part.write_bytes(self._data)
+                part.replace(folder / self.digest)
 
     def remove(self, folder: Path) -> None:
         """Remove what :meth:`save` wrote."""
@@ -86,6 +92,13 @@ class Manifest:
             raise ManifestError(
                 f"The manifest {digest[:50]} is not known here; run PublishRelease or FetchRelease, not its parts."
             ) from None
+
+
+def _remove_forgotten(folder: Path) -> None:
+    """Remove the manifests of runs that were given up."""
+    for file in folder.iterdir():
+        if file.stat().st_mtime < time.time() - _KEPT_SECONDS:
+            file.unlink()
 
 
 def format_ranges(numbers: Iterable[int]) -> str:

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .errors import printable
@@ -69,7 +70,7 @@ class Progress:
         self._bytes = 0
         self._shown = shown
         self._names_shown = names_shown
-        self._current: dict[str, None] = {}
+        self._current: dict[str, int] = {}
         self._guard = threading.Lock()
         self._bars: list[tqdm[Any]] = []
         self._began = self._line_at = self._announced_at = time.monotonic()
@@ -93,12 +94,14 @@ class Progress:
     def started(self, name: str, size: int) -> None:
         """Note that a blob begins to move."""
         with self._guard:
-            self._current[name] = None
+            self._current[name] = size
 
     def advanced(self, name: str, nbytes: int) -> None:
         """Note that bytes of a blob are in place; negative when it starts over."""
         with self._guard:
             self._bytes += nbytes
+            if name in self._current:
+                self._current[name] -= nbytes
 
     def finished(self, name: str, nbytes: int, error: Exception | None, moved: bool) -> None:
         """Note the end of a blob."""
@@ -142,7 +145,7 @@ class Progress:
 
     def _names(self) -> str:
         with self._guard:
-            names = list(self._current)
+            names = [name for name, left in self._current.items() if left > 0]
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         return ", ".join(map(printable, names[:_NAMES_SHOWN])) + more
 
@@ -181,7 +184,16 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def speak_up() -> None:
-    """Show what this package logs, where the program has not set up logging for it."""
+    """Show what this package logs, and an interrupt in one line, where the program has not arranged for it."""
     if not log.hasHandlers():
         log.addHandler(_Handler(sys.stderr))
         log.setLevel(logging.INFO)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _explain_interrupt
+
+
+def _explain_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        log.error("Interrupted. Run the same command again; it goes on where this one stopped.")
+    else:
+        sys.__excepthook__(kind, error, trace)

@@ -88,6 +88,8 @@ def scan_project(
     root = Path(os.path.abspath(directory))
     if not root.is_dir():
         raise ProjectError(f"{printable(root)} is not a folder; give the project with --project-directory.")
+    if (root / _ARCHIVE_MARKER).exists():
+        raise ProjectError(f"{printable(root)} is an archive, not a project; correct --project-directory.")
     scanner = _Scanner(root, ignores, includes)
     try:
         scanner.scan("", _Rules(), ignored=False, ancestors=(os.path.realpath(root),))

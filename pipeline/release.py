@@ -5,14 +5,11 @@ with ``/`` are properties of the folder or file that they stand in. Records are 
 under the ``.yml`` name that the earlier tool (rmellipse 0.4.5) reads; what is not JSON is read as YAML.
 """
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import yaml
-
 from .checksums import is_digest
+from .documents import dump_mapping, load_mapping
 from .errors import InvalidNameError, InvalidVersionError, RecordError, printable
 from .names import check_component, check_folder_name
 from .versions import parse_version
@@ -31,15 +28,8 @@ PATH, ITEM, FILE_TYPE, ATTRS = "/path/", "/item/", "/file-type/", "/attrs/"
 PID, BYTES, SHA1 = "/bpid/", "/bytes/", "/sha1/"
 FOLDER, FILE, HDF5_FILE = "Directory", "File", "H5_File"
 
-# No real record comes near these; what is larger is an attack or an accident.
-MAX_RECORD_BYTES = 2**30
 _MAX_PATH_BYTES = 4096
 _MAX_BYTES = 2**63 - 1
-
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-# Allowed in JSON as they are, but not in YAML, or not kept by it (YAML 1.1, section 5.1; line breaks, section 5.4).
-_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 class Node(NamedTuple):
@@ -212,8 +202,17 @@ class ReleaseRecord:
         return dump_mapping(self.content)
 
     def same_release(self, other: "ReleaseRecord") -> bool:
-        """Tell whether two records describe the same release, wherever its blobs are stored."""
-        return bool(_without_pids(self.content) == _without_pids(other.content))
+        """Tell whether two records describe the same release, wherever its blobs are stored.
+
+        Raises
+        ------
+        RecordError
+            When one of them is nested too deeply to be compared.
+        """
+        try:
+            return bool(_without_pids(self.content) == _without_pids(other.content))
+        except RecursionError:
+            raise RecordError(f"{self.title}: the record is nested too deeply.") from None
 
     def set_pids(self, pids: Mapping[str, str]) -> None:
         """Write into the record where the archive keeps each blob: digest to PID."""
@@ -226,6 +225,8 @@ def _digest_and_size(node: Node, where: str) -> tuple[str, int]:
     size, pid, sha1 = node.properties.get(BYTES), node.properties.get(PID), node.properties.get(SHA1)
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_BYTES:
         raise RecordError(f"{printable(where)}: '{printable(node.path)}' has no valid {BYTES}.")
+    if pid is not None and not isinstance(pid, str):
+        raise RecordError(f"{printable(where)}: the {PID} of '{printable(node.path)}' is no text.")
     digest = pid if sha1 is None else sha1
     if size and not is_digest(digest):
         raise RecordError(f"{printable(where)}: '{printable(node.path)}' has no valid {SHA1} or {PID}.")
@@ -236,47 +237,3 @@ def _without_pids(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_pids(child) for key, child in value.items() if key not in (PID, "/PID/")}
     return value
-
-
-def dump_mapping(content: Mapping[str, Any]) -> bytes:
-    r"""Return a mapping as JSON that is also YAML, UTF-8, one top-level key a line.
-
-    Raises
-    ------
-    RecordError
-        When a value has no JSON form: NaN, infinity, or text that is not valid Unicode.
-
-    Examples
-    --------
-    >>> dump_mapping({"title": "Größe", "files": [1, 2]}).decode()
-    '{\n"title": "Größe",\n"files": [1, 2]\n}\n'
-    """
-    try:
-        lines = ",\n".join(
-            f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-            for key, value in content.items()
-        )
-        return _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", f"{{\n{lines}\n}}\n").encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RecordError(f"The record cannot be written as JSON: {printable(error)}.") from None
-
-
-def load_mapping(data: bytes, where: str) -> Any:
-    """Read JSON, or YAML by its safe loader where it is not JSON.
-
-    Raises
-    ------
-    RecordError
-        When it is neither, is larger than :data:`MAX_RECORD_BYTES`, or is nested too deeply.
-    """
-    if len(data) > MAX_RECORD_BYTES:
-        raise RecordError(f"{printable(where)}: larger than {MAX_RECORD_BYTES} bytes; this is not a record.")
-    try:
-        text = data.decode("utf-8-sig")
-        try:
-            return json.loads(text)
-        except ValueError:
-            return yaml.load(text, Loader=_YAML_LOADER)  # noqa: S506  it is the safe loader
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
-        raise RecordError(f"{printable(where)}: neither JSON nor YAML ({reason}).") from None

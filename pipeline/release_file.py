@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .documents import load_mapping
 from .errors import RecordError, ReleaseFileError, explain, printable
-from .release import load_mapping
 
 _OWN_KEYS = ("release", "datasets", "requires-releases")
 

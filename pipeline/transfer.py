@@ -76,8 +76,8 @@ class Move:
         The number of bytes that it must have.
     source : callable
         Takes an offset in bytes and returns a context manager with a binary stream that begins there.
-    targets : tuple of Path
-        The final names, at least one.
+    targets : tuple of str
+        The final names, at least one; text, because path objects would cost more than the moving of a small blob.
     is_there : callable
         Tells whether all targets hold the blob by now; asked when the lock on the blob is held.
     wrong : callable
@@ -88,7 +88,7 @@ class Move:
     digest: str
     size: int
     source: Callable[[int], AbstractContextManager[Stream]]
-    targets: tuple[Path, ...]
+    targets: tuple[str, ...]
     is_there: Callable[[], bool] = lambda: False
     wrong: Callable[[], BlobError] = BlobDamagedError
 
@@ -104,10 +104,11 @@ class Staging:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._prefix = os.path.join(folder, "")
 
-    def part(self, digest: str) -> Path:
+    def part(self, digest: str) -> str:
         """Return the path of the part of a blob."""
-        return self.folder / f"{digest}.part"
+        return f"{self._prefix}{digest}.part"
 
     def make(self) -> None:
         """Make the folder, and its parents durable."""
@@ -128,7 +129,7 @@ class Staging:
 
 
 @contextlib.contextmanager
-def file_source(path: Path, offset: int) -> Iterator[Stream]:
+def file_source(path: str | os.PathLike[str], offset: int) -> Iterator[Stream]:
     """Open a regular file at `offset` bytes, as a source of a :class:`Move`."""
     with open(open_regular(path), "rb", buffering=0) as stream:
         stream.seek(offset)
@@ -201,7 +202,7 @@ class _Mover:
         self._meter = meter
         self._make_folder = make_folder
         self._chunk = chunk
-        self._folders: set[Path] = set()
+        self._folders: set[str] = set()
 
     def move(self, group: list[Move]) -> dict[str, Exception]:
         """Move a group: first what nobody else is moving, then, one wait at a time, the rest."""
@@ -251,13 +252,13 @@ class _Mover:
                 self._meter.finished(move.name, move.size, None, True)
         return failures
 
-    def _part_of_target(self, move: Move, number: int) -> Path:
+    def _part_of_target(self, move: Move, number: int) -> str:
         return self._staging.part(f"{move.digest}.{number}" if number else move.digest)
 
     def _each(self, function: Callable[[Move], None], moves: Iterable[Move]) -> dict[str, Exception]:
         return {move.digest: error for move, error in self._workers.each(function, moves).items()}
 
-    def _receive(self, move: Move, part: Path, counted: bool = True) -> None:
+    def _receive(self, move: Move, part: str, counted: bool = True) -> None:
         """Write the bytes of a blob to its part, going on after what an interrupted run left there."""
         advanced = self._meter.advanced if counted else Silent().advanced
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -275,7 +276,7 @@ class _Mover:
                 advanced(move.name, -move.size)
                 stream.seek(0)
                 stream.truncate()
-        part.unlink(missing_ok=True)
+        os.unlink(part)
         raise move.wrong()
 
     def _read_part(self, move: Move, stream: io.FileIO, digest: "_Hash") -> int:
@@ -308,14 +309,15 @@ class _Mover:
     def _commit(self, done: list[Move]) -> dict[str, Exception]:
         """Make parts durable, give them their names, make the names durable."""
         failures = self._each(self._sync_parts, done)
-        folders: dict[Path, list[Move]] = {}
+        folders: dict[str, list[Move]] = {}
         for move in done:
             if move.digest in failures:
                 continue
             try:
                 for number, target in enumerate(move.targets):
-                    for folder in (*self._made(target.parent), target.parent):
-                        folders.setdefault(folder, []).append(move)
+                    folder = os.path.dirname(target)
+                    for changed in (*self._made(folder), folder):
+                        folders.setdefault(changed, []).append(move)
                     os.replace(self._part_of_target(move, number), target)
             except Exception as error:
                 failures[move.digest] = error
@@ -323,10 +325,10 @@ class _Mover:
             failures |= {move.digest: unsynced for move in folders[folder]}
         return failures
 
-    def _made(self, folder: Path) -> Iterable[Path]:
+    def _made(self, folder: str) -> list[str]:
         if folder in self._folders:
-            return ()
-        made = self._make_folder(folder)
+            return []
+        made = [str(parent) for parent in self._make_folder(Path(folder))]
         self._folders.add(folder)
         return made
 
@@ -355,7 +357,7 @@ def sync(fd: int) -> None:
         os.fsync(fd)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Return when the names in a folder are on the disk; does nothing where the file system has no way to do that."""
     if sys.platform == "win32":
         return
@@ -420,11 +422,11 @@ def write_file(data: bytes, target: Path, staging: Staging, *, exclusive: bool) 
             sync_folder(folder)
     finally:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            os.unlink(part)
         locks.release([key])
 
 
-def _name_exclusively(part: Path, target: Path) -> None:
+def _name_exclusively(part: str, target: Path) -> None:
     try:
         os.link(part, target)
     except FileExistsError:

@@ -18,8 +18,15 @@ _COMPARE: dict[str, Callable[[Version, Version], bool]] = {
 }
 
 
-def parse_version(text: object) -> Version:
+def parse_version(text: object, what: str = "version") -> Version:
     """Return the version that `text` spells.
+
+    Parameters
+    ----------
+    text : object
+        From a user, a file or a server.
+    what : str, optional
+        The field or option that it comes from, for the message.
 
     Raises
     ------
@@ -32,12 +39,13 @@ def parse_version(text: object) -> Version:
     True
     """
     try:
-        if not isinstance(text, str):
+        # The library's own pattern lets a line break and digits of other scripts pass.
+        if not isinstance(text, str) or not text.isascii() or not text.isprintable():
             raise ValueError
         return Version(text)
     except ValueError:
         raise InvalidVersionError(
-            f"'{printable(text)}' is not a semantic version; write MAJOR.MINOR.PATCH, for example 0.1.0."
+            f"The {what} '{printable(text)}' is not a semantic version; write MAJOR.MINOR.PATCH, for example 0.1.0."
         ) from None
 
 
@@ -59,8 +67,11 @@ def parse_expressions(expressions: str | Sequence[str] | None) -> list[str]:
     >>> parse_expressions(">=0.1.0, <0.2.0")
     ['>=0.1.0', '<0.2.0']
     """
-    parts = expressions.split(",") if isinstance(expressions, str) else list(expressions or [])
-    parts = [part.strip() for part in parts if part.strip()]
+    if expressions is None or isinstance(expressions, str):
+        expressions = (expressions or "").split(",")
+    if not isinstance(expressions, (list, tuple)) or not all(isinstance(part, str) for part in expressions):
+        raise InvalidVersionError(f"Version expressions must be a list of texts, not '{printable(expressions)}'.")
+    parts = [part.strip() for part in expressions if part.strip()]
     for part in parts:
         _split(part)
     return parts
@@ -88,4 +99,4 @@ def _split(expression: str) -> tuple[Callable[[Version, Version], bool], Version
         raise InvalidVersionError(
             f"The version expression '{printable(expression)}' has no known operator; use one of {', '.join(_COMPARE)}."
         )
-    return _COMPARE[sign or "=="], precedence(text.strip())
+    return _COMPARE[sign or "=="], parse_version(text.strip(), "bound").truncate("prerelease")

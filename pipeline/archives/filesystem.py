@@ -15,6 +15,7 @@ from typing import Any
 
 from ..checksums import CHUNK, Stream, hash_file, is_digest
 from ..destination import blob_damaged
+from ..documents import MAX_DOCUMENT_BYTES
 from ..errors import (
     ArchiveError,
     BlobDamagedError,
@@ -26,7 +27,7 @@ from ..errors import (
 )
 from ..names import check_folder_name
 from ..project import source_changed
-from ..release import MAX_RECORD_BYTES, Blob, ReleaseRecord
+from ..release import Blob, ReleaseRecord
 from ..transfer import Meter, Move, Silent, Staging, file_source, move_blobs, sync_folder, write_file
 from ..versions import matches, parse_version, precedence
 from .interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, project_source
@@ -132,8 +133,8 @@ class FileSystemArchive(ArchiveInterface):
 
     def _read_record(self, title: str, version: str, workspace: str) -> ReleaseRecord:
         file = self._record_file(title, version, workspace)
-        if file.stat().st_size > MAX_RECORD_BYTES:
-            raise RecordError(f"{printable(file)}: larger than {MAX_RECORD_BYTES} bytes; this is not a record.")
+        if file.stat().st_size > MAX_DOCUMENT_BYTES:
+            raise RecordError(f"{printable(file)}: larger than {MAX_DOCUMENT_BYTES} bytes; this is not a record.")
         with file_source(file, 0) as stream:
             record = ReleaseRecord.parse(stream.read(), str(file))
         if (record.title_versionless, record.version) != (title, version):
@@ -187,8 +188,10 @@ class FileSystemArchive(ArchiveInterface):
         meter: Meter,
         chunk: int,
     ) -> dict[str, Exception]:
+        folder = self._folder(title, workspace) / "blobs"
+
         def move(blob: Blob) -> Move:
-            target = self._blob_file(blob.digest, title, workspace)
+            target = f"{folder}/{blob.digest[:2]}/{blob.digest}"
             return Move(
                 name=blob.paths[0],
                 digest=blob.digest,
@@ -313,7 +316,7 @@ class FileSystemArchive(ArchiveInterface):
                 digest=blob_pid,
                 size=expected_size,
                 source=lambda offset: self.open_blob(blob, release_record, workspace, offset),
-                targets=(target,),
+                targets=(str(target),),
                 wrong=lambda: blob_damaged(blob),
             )
             staging = Staging(target.parent / ".partial")

@@ -405,7 +405,7 @@ def project_source(project_directory: Path, path: str, offset: int) -> Iterator[
         When it is gone.
     """
     try:
-        source = file_source(project_directory / path, offset)
+        source = file_source(os.path.join(project_directory, path), offset)
         stream = source.__enter__()
     except FileNotFoundError:
         raise source_vanished() from None
@@ -441,8 +441,8 @@ def not_found(
     archive: ArchiveInterface, title: str, expressions: Sequence[str] | None, workspace: str
 ) -> ReleaseRecordNotFoundError:
     """Return the error for a release that is not in an archive."""
-    wanted = f"with version {','.join(expressions)}" if expressions else "in any version"
+    wanted = f"with version {','.join(expressions)}" if expressions else "of any version"
     return ReleaseRecordNotFoundError(
-        f"{printable(title)} {printable(wanted)} was not found in {printable(archive.host)}, "
+        f"There is no release {printable(title)} {printable(wanted)} in {printable(archive.host)}, "
         f"workspace '{printable(workspace)}'."
     )

@@ -84,7 +84,7 @@ class PlannedTask(ExplainedTask, Generic[AnyRun]):
         """Find out what is to be done."""
         raise NotImplementedError
 
-    def blob_tasks(self, run: AnyRun) -> Any:
+    def requirements(self, run: AnyRun) -> Any:
         """Return what must be done before :meth:`perform`."""
         raise NotImplementedError
 
@@ -131,7 +131,7 @@ class PlannedTask(ExplainedTask, Generic[AnyRun]):
     def requires(self) -> Any:
         """Return what must be done first; nothing when the plan is wrong."""
         try:
-            return self.blob_tasks(self.planned)
+            return self.requirements(self.planned)
         except PipelineError:
             return []
 

@@ -49,18 +49,10 @@ class FetchRelease(PlannedTask[FetchRun]):
         folder = os.path.abspath(Path(self.destination).expanduser() / name)
         return FetchRun(Manifest(self.location(), self.user, workspace, folder, record), archive)
 
-    def blob_tasks(self, run: FetchRun) -> list[Any]:
+    def requirements(self, run: FetchRun) -> list[Any]:
         """Return the task of every blob."""
-        if self._frozen is not run:
-            self._frozen = run
-            run.manifest.save(manifest_folder())
-            self._tasks = tasks_for(DownloadBlob, run)
-        else:
-            run.stale = True
-        return self._tasks
-
-    _frozen: FetchRun | None = None
-    _tasks: list[Any]
+        run.manifest.save(manifest_folder())
+        return run.tasks(lambda: tasks_for(DownloadBlob, run))
 
     def perform(self) -> None:
         """Write what is no blob, and the record when all else is there."""

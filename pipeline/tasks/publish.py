@@ -1,6 +1,5 @@
 """Publish a project as a release: PublishRelease -> UploadReleaseRecord -> UploadBlob for each blob."""
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import luigi
 from ..archives import ArchiveInterface, FileSystemArchive, is_url
 from ..archives.filesystem import MARKER, create_archive
 from ..checksums import hash_files
-from ..errors import ArchiveError, ReleaseFileError, printable
+from ..errors import ArchiveError, ProjectError, ReleaseExistsError, ReleaseFileError, printable
 from ..manifest import Manifest
 from ..names import check_folder_name, normalize_title, record_title
 from ..progress import Progress, format_bytes, log
@@ -51,23 +50,22 @@ class UploadReleaseRecord(ExplainedTask):
     release = luigi.Parameter(description="Title and version of the release.")
     manifest = luigi.Parameter(description="Digest of the manifest.")
 
-    @cached_property
-    def _required(self) -> list[Any]:
-        run = run_of(UploadRun, self.manifest)
-        unreadable = [UnreadableFile(self.release, self.manifest, path) for path in run.unreadable]
-        return [*unreadable, *tasks_for(UploadBlob, run)]
-
     def requires(self) -> list[Any]:
         """Return the task of every blob."""
-        if "_required" in self.__dict__:
-            # Asked again just before the record is uploaded: other workers may have moved blobs since.
-            run_of(UploadRun, self.manifest).stale = True
-        return self._required
+        run = run_of(UploadRun, self.manifest)
+        return run.tasks(
+            lambda: [
+                *(UnreadableFile(self.release, self.manifest, path) for path in run.unreadable),
+                *tasks_for(UploadBlob, run),
+            ]
+        )
 
     def complete(self) -> bool:
         """Tell whether the archive has the record and every blob that it names."""
-        run = run_of(UploadRun, self.manifest)
-        return run.published() is not None and run.is_finished()
+        try:
+            return run_of(UploadRun, self.manifest).is_finished()
+        except ReleaseExistsError:
+            return False  # somebody was faster, with other content; running says so
 
     def perform(self) -> None:
         """Publish the record."""
@@ -91,6 +89,8 @@ class PublishRelease(PlannedTask[UploadRun]):
         if not self.project_directory:
             raise ReleaseFileError("No project was named; give --project-directory, or set it in luigi.cfg.")
         directory = Path(self.project_directory).expanduser().absolute()
+        if not directory.is_dir():
+            raise ProjectError(f"There is no folder {printable(directory)}; correct --project-directory.")
         release_file = read_release_file(directory, self.release_file)
         title, version = self._title_and_version(release_file)
         archive = self._open_archive()
@@ -128,7 +128,8 @@ class PublishRelease(PlannedTask[UploadRun]):
                 raise ReleaseFileError(
                     f"The release has no {key}; give {option}, or set 'release: {key}:' in release.yml."
                 )
-        return normalize_title(str(title)), str(parse_version(version))
+        source = "--release-version" if self.release_version else "version in the release file"
+        return normalize_title(str(title)), str(parse_version(version, source))
 
     def _open_archive(self) -> ArchiveInterface:
         location = self.location()
@@ -150,7 +151,7 @@ class PublishRelease(PlannedTask[UploadRun]):
                 tick=progress.tick,
             )
 
-    def blob_tasks(self, run: UploadRun) -> UploadReleaseRecord:
+    def requirements(self, run: UploadRun) -> UploadReleaseRecord:
         """Return the task of the record, which requires those of the blobs."""
         run.manifest.save(manifest_folder())
         return UploadReleaseRecord(release=run.record.title, manifest=run.manifest.digest)
@@ -174,7 +175,7 @@ class PublishRelease(PlannedTask[UploadRun]):
         )
 
     def _where(self, run: UploadRun) -> str:
-        place = run.archive.locate_record(run.published() or {}, run.manifest.workspace)
+        place = run.archive.locate_record(run.record.content, run.manifest.workspace)
         return f"The record is {printable(place)}"
 
 

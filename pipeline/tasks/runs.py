@@ -62,9 +62,10 @@ class Run(ABC):
         self.blobs = self.record.blobs
         self.archive = archive
         self.threads = settings().threads
-        self.stale = False
         self.unreadable: dict[str, Exception] = {}
         self._there: set[str] | None = None
+        self._stale = False
+        self._tasks: list[Any] | None = None
         _runs[type(self), manifest.digest] = self
 
     @property
@@ -88,10 +89,21 @@ class Run(ABC):
 
     def is_there(self, blob: Blob) -> bool:
         """Tell whether a blob is in place; where another worker may have moved it, look everything up once more."""
-        if blob.digest not in self.there and self.stale:
-            self.stale = False
+        if blob.digest not in self.there and self._stale:
+            self._stale = False
             self._there = self._find()
         return blob.digest in self.there
+
+    def tasks(self, make: Callable[[], list[Any]]) -> list[Any]:
+        """Return the tasks of the blobs, which `make` makes once.
+
+        Luigi asks again just before it runs what depends on them; other workers may have moved blobs since.
+        """
+        if self._tasks is None:
+            self._tasks = make()
+        else:
+            self._stale = True
+        return self._tasks
 
     @cached_property
     def missing(self) -> list[Blob]:
@@ -174,10 +186,11 @@ class UploadRun(Run):
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         super().__init__(manifest, archive)
         self._pids: dict[str, str] = {}
+        self._published = False
 
     def _find(self) -> set[str]:
         title, workspace = self.record.title_versionless, self.manifest.workspace
-        self._pids = self.archive.find_blobs(self.blobs, title, workspace)
+        self._pids |= self.archive.find_blobs(self.blobs, title, workspace)
         return set(self._pids)
 
     def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
@@ -210,6 +223,8 @@ class UploadRun(Run):
         ReleaseExistsError
             When it has this version with other content.
         """
+        if self._published:
+            return True
         published = self.published()
         if published is not None and not (
             self.unreadable or ReleaseRecord(published, self.record.title).same_release(self.record)
@@ -218,7 +233,9 @@ class UploadRun(Run):
                 f"{self.record.title} is in {self.archive.host} already, with other content, and a published release "
                 "never changes; give another --release-version."
             )
-        return published is not None
+        # A record never changes, so that it need not be read again.
+        self._published = published is not None
+        return self._published
 
     def is_finished(self) -> bool:
         """Tell whether the record and every blob of it are in the archive."""

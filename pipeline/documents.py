@@ -1,0 +1,116 @@
+"""Read and write JSON and YAML documents that nobody vouches for.
+
+Records are written as JSON that YAML reads as the same. What is read is JSON, or YAML by the safe loader, after a
+look that keeps a hostile document from taking the memory, the time or the stack of the process.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from .errors import RecordError, printable
+
+# No real document comes near these; what is larger is an attack or an accident.
+MAX_DOCUMENT_BYTES = 2**30
+_MAX_DEPTH = 200
+_MAX_NODES = 50_000_000
+_LONGEST_NUMBER = 1000
+# A YAML reader looks for the colon behind a key within 1024 characters (YAML 1.1, section 7.4.2).
+_LONGEST_KEY = 1000
+
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Allowed in JSON as they are, but not in YAML, or not kept by it (YAML 1.1, section 5.1; line breaks, section 5.4).
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+# A number that Python writes without a point is text for YAML: 1e-07. Strings are matched to be skipped.
+_STRING_OR_POINTLESS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\d.])(-?\d+)(e[+-]\d+)')
+_POINTLESS = re.compile(r"\de[+-]\d")
+_LONG_KEY = re.compile(rf'"((?:[^"\\]|\\.){{{_LONGEST_KEY},}})":')
+
+
+def dump_mapping(content: Mapping[str, Any]) -> bytes:
+    r"""Return a mapping as JSON that is also YAML, UTF-8, one top-level key a line.
+
+    Raises
+    ------
+    RecordError
+        When a value has no JSON form (NaN, infinity, text that is not valid Unicode), or a key is too long for YAML.
+
+    Examples
+    --------
+    >>> dump_mapping({"title": "Größe", "files": [1, 2e-7]}).decode()
+    '{\n"title": "Größe",\n"files": [1, 2.0e-07]\n}\n'
+    """
+    try:
+        lines = ",\n".join(
+            f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+            for key, value in content.items()
+        )
+        text = _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", f"{{\n{lines}\n}}\n")
+        if _POINTLESS.search(text):
+            text = _STRING_OR_POINTLESS.sub(lambda match: f"{match[1]}.0{match[2]}" if match[2] else match[0], text)
+        if long := _LONG_KEY.search(text):
+            raise RecordError(
+                f"The name '{printable(long[1][:40])}...' is too long for a record; choose a shorter one."
+            )
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecordError(f"The record cannot be written as JSON: {printable(error)}.") from None
+
+
+def load_mapping(data: bytes, where: str) -> Any:
+    """Read JSON, or YAML by its safe loader where it is not JSON.
+
+    Parameters
+    ----------
+    data : bytes
+        The document, UTF-8.
+    where : str
+        What it was read from, for messages.
+
+    Raises
+    ------
+    RecordError
+        When it is neither, or is larger, deeper or more entangled than any real document.
+    """
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise RecordError(f"{printable(where)}: larger than {MAX_DOCUMENT_BYTES} bytes; this is not a record.")
+    try:
+        text = data.decode("utf-8-sig")
+        try:
+            return json.loads(text)
+        except ValueError:
+            _look_at_yaml(text)
+            return yaml.load(text, Loader=_YAML_LOADER)  # noqa: S506  it is the safe loader
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        reason = printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
+        raise RecordError(f"{printable(where)}: neither JSON nor YAML ({reason}).") from None
+
+
+def _look_at_yaml(text: str) -> None:
+    """Refuse what the loader would not survive: deep nesting, aliases that multiply, numbers that take for ever."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []
+    count = 0
+    for event in yaml.parse(text, Loader=_YAML_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError("an alias of what contains it")
+            count += sizes[event.anchor]
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, count))
+            count += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = count - before
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+            if event.implicit[0] and len(event.value) > _LONGEST_NUMBER and re.match(r"[-+.\d]", event.value):
+                raise ValueError("a number of too many digits")
+        if len(open_nodes) > _MAX_DEPTH or count > _MAX_NODES:
+            raise ValueError("nested too deeply, or too large when its aliases are followed")
