@@ -263,8 +263,15 @@ def folder(tmp_path: Path) -> Path:
     for name in ("a.csv", "b.csv"):
         (tmp_path / "project" / name).write_bytes(b"content of " + name.encode())
         os.utime(tmp_path / "project" / name, ns=(OLD, OLD))
-    time.sleep(0.05)
+    until_settled(tmp_path / "project")
     return tmp_path / "project"
+
+
+def until_settled(folder: Path) -> None:
+    """Return when the clock of the file system has ticked, so that a change after this gives another stamp."""
+    newest = max(path.stat().st_ctime_ns for path in folder.iterdir())
+    while time.time_ns() - newest < 30_000_000:
+        pass
 
 
 def test_an_unchanged_file_is_not_read_again(folder: Path, tmp_path: Path) -> None:
@@ -320,9 +327,8 @@ def test_only_what_cannot_change_unseen_is_remembered(tmp_path: Path) -> None:
     for name in ("fresh.csv", "settled.csv"):
         (tmp_path / name).write_bytes(b"abc")
     os.utime(tmp_path / "fresh.csv", ns=(OLD, time.time_ns() + 3600 * 10**9))
+    until_settled(tmp_path)
     stamps = {path.name: Stamp.of(path.stat()) for path in tmp_path.iterdir()}
-    while time.time_ns() < max(stamps["settled.csv"]) + 30_000_000:
-        pass
     cache = HashCache(tmp_path / "digests.sqlite")
     digests, failures = hash_files(tmp_path, stamps, cache)
     assert (digests, failures) == ({"fresh.csv": SHA1, "settled.csv": SHA1}, {})

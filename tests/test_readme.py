@@ -1,0 +1,79 @@
+"""The README's commands do what it says. Its first two blocks are run by .ci/run, as a newcomer runs them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import EXAMPLE, ROOT, Workshop, tree
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_two_lines_are_all_that_a_newcomer_needs() -> None:
+    first, second = blocks("sh")[:2]
+    assert len(first.splitlines()) == len(second.splitlines()) == 1
+    assert "luigi --module pipeline PublishRelease" in first
+    assert "pytest" in second
+    assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def home(workshop: Workshop) -> Workshop:
+    """A user's home folder with a project and the README's release file in it."""
+    shutil.copytree(EXAMPLE, workshop.folder / "waveguide")
+    (workshop.folder / "waveguide" / "release.yml").write_text(blocks("yaml")[0], encoding="utf-8")
+    workshop.environment["HOME"] = str(workshop.folder)
+    scripts = str(Path(sys.executable).parent)
+    workshop.environment["PATH"] = os.pathsep.join([scripts, workshop.environment["PATH"]])
+    return workshop
+
+
+def sh(home: Workshop, command: str) -> str:
+    here = command.replace("/srv/archive", str(home.archive))
+    done = subprocess.run(
+        ["bash", "-euc", here], cwd=home.folder, env=home.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_the_everyday_commands_work_in_the_order_of_the_readme(home: Workshop) -> None:
+    create, publish, rehearse, fetch = blocks("sh")[2:]
+    assert "is an archive now" in sh(home, create)
+    assert "Published waveguide-calibration-v1.0.0" in sh(home, publish)
+    before = tree(home.archive)
+    assert "0 of 16 blobs would move" in sh(home, rehearse)
+    assert tree(home.archive) == before
+    assert "Fetched waveguide-calibration-v1.0.0" in sh(home, fetch)
+    fetched = tree(home.folder / "data" / "waveguide-calibration-v1.0.0")
+    assert {path: fetched[path] for path in tree(home.folder / "waveguide")} == tree(home.folder / "waveguide")
+
+
+def test_the_script_of_the_readme_works(home: Workshop) -> None:
+    sh(home, blocks("sh")[2])
+    sh(home, blocks("sh")[3])
+    script = blocks("python")[0].replace("/srv/archive", str(home.archive))
+    subprocess.run([sys.executable, "-c", script], cwd=home.folder, env=home.environment, check=True)
+    assert (home.folder / "waveguide" / ".rme" / "record.yml").is_file()
+    assert (home.folder / "waveguide" / "calibration" / "thru.s2p").is_file()
+
+
+def test_every_setting_of_the_readme_exists(home: Workshop) -> None:
+    names = re.findall(r"`\[pipeline\] (\w+)`", README)
+    listed = subprocess.run(
+        [sys.executable, "-c", "from pipeline.settings import pipeline; print(*dict(pipeline.get_params()))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sorted(names) == sorted(listed.stdout.split())
