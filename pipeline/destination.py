@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from .checksums import HashCache, Stamp, Stream, algorithm, hash_files
+from .checksums import HashCache, Stamp, Stream, algorithm, hash_file, hash_files
 from .errors import BlobDamagedError, InvalidNameError, RecordError, printable
 from .names import check_component
 from .release import Blob, ReleaseRecord
@@ -110,12 +110,22 @@ class Destination:
                 size=blob.size,
                 source=lambda offset, blob=blob: open_blob(blob, offset),  # type: ignore[misc]
                 targets=tuple(os.path.join(self.folder, path) for path in blob.paths),
+                is_there=lambda blob=blob: self._holds(blob),  # type: ignore[misc]
                 wrong=lambda blob=blob: blob_damaged(blob),  # type: ignore[misc]
             )
             for blob in blobs
         ]
         return move_blobs(
             moves, self._staging, threads=threads, meter=meter, make_folder=self._make_folder, chunk=chunk
+        )
+
+    def _holds(self, blob: Blob) -> bool:
+        """Tell whether all files of a blob are here by now, by reading them: another run may have fetched them."""
+        return all(
+            (stamp := self._stamp(path)) is not None
+            and stamp.size == blob.size
+            and hash_file(self.folder / path, algorithm(blob.digest))[0] == blob.digest
+            for path in blob.paths
         )
 
     def _make_folder(self, folder: Path) -> Iterable[Path]:

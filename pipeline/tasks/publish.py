@@ -62,8 +62,10 @@ class UploadReleaseRecord(ExplainedTask):
 
     def complete(self) -> bool:
         """Tell whether the archive has the record and every blob that it names."""
+        run = run_of(UploadRun, self.manifest)
+        run.expect_changes()
         try:
-            return run_of(UploadRun, self.manifest).is_finished()
+            return run.is_finished()
         except ReleaseExistsError:
             return False  # somebody was faster, with other content; running says so
 

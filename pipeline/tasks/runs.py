@@ -100,10 +100,15 @@ class Run(ABC):
         Luigi asks again just before it runs what depends on them; other workers may have moved blobs since.
         """
         if self._tasks is None:
+            log.debug("%s: %s.", self.record.title, self.prospect())
             self._tasks = make()
         else:
-            self._stale = True
+            self.expect_changes()
         return self._tasks
+
+    def expect_changes(self) -> None:
+        """Note that, from the time on when there are tasks, other workers may move blobs too."""
+        self._stale = self._tasks is not None
 
     @cached_property
     def missing(self) -> list[Blob]:
@@ -156,11 +161,14 @@ class Run(ABC):
 
     def counts(self) -> str:
         """Return what was done, for people."""
-        there = len(self.blobs) - len(self.missing) + self.progress.there
+        progress = self.progress
+        there = len(self.blobs) - len(self.missing) + progress.there
+        others = len(self.missing) + len(self.unreadable) - progress.accounted
         return (
             f"{len(self.blobs) + len(self.unreadable)} blobs, {format_bytes(self.record.nbytes)}; "
-            f"{self.progress.moved} moved ({format_bytes(self.progress.moved_bytes)}), {there} already there, "
-            f"{self.progress.failed} failed, {self.progress.seconds:.1f} s"
+            f"{progress.moved} moved ({format_bytes(progress.moved_bytes)}), {there} already there, "
+            + (f"{others} moved by other workers, " if others else "")
+            + f"{progress.failed} failed, {progress.seconds:.1f} s"
         )
 
     def prospect(self) -> str:
@@ -255,7 +263,11 @@ class UploadRun(Run):
                 raise BlobsFailedError(list(changed.items()))
         if not self.is_published():
             self.record.set_pids(self._pids)
-            self.archive.upload_release_record(self.record.content, self.manifest.workspace)
+            try:
+                self.archive.upload_release_record(self.record.content, self.manifest.workspace)
+            except ReleaseExistsError:
+                if not self.is_published():  # another run was faster; with the same content that is as good
+                    raise
         self.tidy()
 
     def tidy(self) -> None:
