@@ -16,7 +16,8 @@ from .errors import RecordError, printable
 # No real document comes near these; what is larger is an attack or an accident.
 MAX_DOCUMENT_BYTES = 2**30
 _MAX_DEPTH = 200
-_MAX_NODES = 50_000_000
+# How many nodes any document may have; a larger one has two characters a node at least, unless aliases multiply it.
+_FREE_NODES = 10_000
 _LONGEST_NUMBER = 1000
 # A YAML reader looks for the colon behind a key within 1024 characters (YAML 1.1, section 7.4.2).
 _LONGEST_KEY = 1000
@@ -27,7 +28,6 @@ _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 # A number that Python writes without a point is text for YAML: 1e-07. Strings are matched to be skipped.
 _STRING_OR_POINTLESS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\d.])(-?\d+)(e[+-]\d+)')
 _POINTLESS = re.compile(r"\de[+-]\d")
-_LONG_KEY = re.compile(rf'"((?:[^"\\]|\\.){{{_LONGEST_KEY},}})":')
 
 
 def dump_mapping(content: Mapping[str, Any]) -> bytes:
@@ -43,6 +43,7 @@ def dump_mapping(content: Mapping[str, Any]) -> bytes:
     >>> dump_mapping({"title": "Größe", "files": [1, 2e-7]}).decode()
     '{\n"title": "Größe",\n"files": [1, 2.0e-07]\n}\n'
     """
+    _check_keys(content)
     try:
         lines = ",\n".join(
             f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
@@ -51,13 +52,26 @@ def dump_mapping(content: Mapping[str, Any]) -> bytes:
         text = _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", f"{{\n{lines}\n}}\n")
         if _POINTLESS.search(text):
             text = _STRING_OR_POINTLESS.sub(lambda match: f"{match[1]}.0{match[2]}" if match[2] else match[0], text)
-        if long := _LONG_KEY.search(text):
-            raise RecordError(
-                f"The name '{printable(long[1][:40])}...' is too long for a record; choose a shorter one."
-            )
         return text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"The record cannot be written as JSON: {printable(error)}.") from None
+
+
+def _check_keys(content: Mapping[str, Any]) -> None:
+    pending: list[Any] = [content]
+    visited: set[int] = set()
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict) and id(value) not in visited:
+            visited.add(id(value))
+            for key in value:
+                # An escaped character takes up to six.
+                if isinstance(key, str) and len(key) * 6 > _LONGEST_KEY and len(json.dumps(key)) > _LONGEST_KEY:
+                    raise RecordError(f"The name '{printable(key[:40])}...' is too long for a record; shorten it.")
+            pending.extend(value.values())
+        elif isinstance(value, list) and id(value) not in visited:
+            visited.add(id(value))
+            pending.extend(value)
 
 
 def load_mapping(data: bytes, where: str) -> Any:
@@ -112,5 +126,5 @@ def _look_at_yaml(text: str) -> None:
                 sizes[event.anchor] = 1
             if event.implicit[0] and len(event.value) > _LONGEST_NUMBER and re.match(r"[-+.\d]", event.value):
                 raise ValueError("a number of too many digits")
-        if len(open_nodes) > _MAX_DEPTH or count > _MAX_NODES:
+        if len(open_nodes) > _MAX_DEPTH or count > _FREE_NODES + len(text):
             raise ValueError("nested too deeply, or too large when its aliases are followed")

@@ -30,7 +30,7 @@ def normalize_title(title: str) -> str:
     'waveguide-cal-2024'
     """
     normal = re.sub(r"[-_.]+", "-", title).lower()
-    if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", normal) or title == "SELF":
+    if not title.isascii() or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", normal) or title == "SELF":
         raise InvalidNameError(
             f"The title '{printable(title)}' is not valid: use letters, digits, '-', '_' and '.', "
             "start with a letter and end with a letter or digit."

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any, Generic
 
@@ -24,6 +25,8 @@ class _WithoutTraceback(logging.Filter):
             record.msg, record.args, record.exc_info, record.exc_text = str(error), (), None, None
         return True
 
+
+_HIDDEN = "***"
 
 logging.getLogger("luigi-interface").addFilter(_WithoutTraceback())
 
@@ -50,6 +53,14 @@ class GlobsParameter(luigi.Parameter):
         return json.dumps(list(x))
 
 
+class ArchiveParameter(luigi.Parameter):
+    """An archive. A password in a URL never gets into a task, because luigid shows the parameters of tasks."""
+
+    def normalize(self, x: str) -> str:
+        """Hide a user name and password in a URL."""
+        return re.sub(r"^(\w+://)[^/?#]*@", rf"\1{_HIDDEN}@", x)
+
+
 class ExplainedTask(luigi.Task):
     """A task whose errors are one sentence, in the log and on the scheduler's page."""
 
@@ -72,7 +83,7 @@ class ExplainedTask(luigi.Task):
 class PlannedTask(ExplainedTask, Generic[AnyRun]):
     """A task that the user asks for. It plans first; an error in the plan is raised when Luigi runs it."""
 
-    archive = luigi.Parameter(default="", description="Folder or URL of the archive, or an alias from [archives].")
+    archive = ArchiveParameter(default="", description="Folder or URL of the archive, or an alias from [archives].")
     workspace = luigi.Parameter(default="Global Public Workspace", description="Workspace in the archive.")
     user = luigi.OptionalStrParameter(default=None, significant=False, description="User name in the archive.")
     dry_run = luigi.BoolParameter(description="Only say what would move, and change nothing.")
@@ -163,6 +174,8 @@ class PlannedTask(ExplainedTask, Generic[AnyRun]):
         location = resolve_alias(self.archive)
         if not location:
             raise ArchiveError("No archive was named; give --archive, or set it for this task in luigi.cfg.")
+        if f"://{_HIDDEN}@" in ArchiveParameter().normalize(location):
+            raise ArchiveError("The URL of the archive holds a user name or password; leave it out and give --user.")
         return location if is_url(location) else os.path.abspath(Path(location).expanduser())
 
 

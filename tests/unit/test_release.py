@@ -211,6 +211,20 @@ def test_a_key_that_a_yaml_reader_would_not_find_is_refused() -> None:
         dump_mapping({"workflow": {"k" * 2000: 1}})
 
 
+@pytest.mark.parametrize("text", [":", ":x", "a:", '":', '\\":', ", "])
+def test_a_text_with_a_colon_behind_much_without_quotes_is_not_taken_for_a_long_key(text: str) -> None:
+    content = {"workflow": {"numbers": list(range(1000)), text: text, "more": [text, list(range(1000)), text]}}
+    assert yaml.safe_load(dump_mapping(content)) == content
+
+
+def test_a_long_text_full_of_quotes_is_written_in_a_moment() -> None:
+    # JSON inside of JSON, as tools that write configurations like it.
+    content = {"workflow": json.dumps([{"name": str(i)} for i in range(3_000)])}
+    started = time.monotonic()
+    assert json.loads(dump_mapping(content)) == content
+    assert time.monotonic() - started < 2
+
+
 def test_a_record_is_utf8_with_one_top_level_key_a_line() -> None:
     content = a_record(workflow={"description": "Größe µm"})
     lines = ReleaseRecord(content).dump().decode("utf-8").splitlines()
@@ -713,6 +727,16 @@ def test_a_record_made_to_crash_or_to_stop_the_reader_does_neither(workflow: str
     )
     assert result.returncode == 0, result.stderr.decode()[-300:]
     assert result.stdout.startswith((b"'evil.yml: ", b"'The record cannot be written")) or not result.stdout
+
+
+@pytest.mark.parametrize("level", ["[{}]", "{{a: [{}]}}"])
+def test_a_small_document_does_not_become_a_large_record(level: str) -> None:
+    data = f"{FIELDS}workflow:\n{levels('[x]', level.format, 7)}\n".encode()
+    try:
+        written = ReleaseRecord.parse(data, "evil.yml").dump()
+    except RecordError:
+        written = b""
+    assert len(written) < 100 * len(data)
 
 
 def test_a_large_honest_record_is_read_in_a_moment() -> None:
