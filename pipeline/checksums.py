@@ -11,6 +11,7 @@ import os
 import sqlite3
 import stat
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
@@ -251,15 +252,14 @@ class HashCache:
 
     def load(self, folder: Path, name: str = "sha1") -> dict[str, tuple[Stamp, str]]:
         """Return what is known of the files below `folder`: relative posix path to stamp and digest."""
-        query = (
-            "SELECT path, size, modified_ns, changed_ns, inode, digest FROM digests WHERE folder = ? AND algorithm = ?"
-        )
+        columns = "path, size, modified_ns, changed_ns, inode, digest, crc"
+        query = f"SELECT {columns} FROM digests WHERE folder = ? AND algorithm = ?"  # noqa: S608  all of it is ours
         rows = self._execute(query, [(os.fsencode(folder), name)])
         try:
             return {
                 os.fsdecode(path): (Stamp(*map(int, numbers)), digest)
-                for path, *numbers, digest in rows
-                if is_digest(digest)
+                for path, *numbers, digest, crc in rows
+                if is_digest(digest) and crc == _crc(path, numbers, digest)
             }
         except (ValueError, TypeError):
             self._discard()
@@ -270,12 +270,13 @@ class HashCache:
 
         The caller vouches that a change after the reading would have changed the stamp; see :func:`is_settled`.
         """
-        rows = [
-            (os.fsencode(folder), os.fsencode(path), algorithm(digest), *map(str, stamp), digest)
-            for path, stamp, digest in entries
-        ]
+        rows = []
+        for path, stamp, digest in entries:
+            name, numbers = os.fsencode(path), [str(number) for number in stamp]
+            row = (os.fsencode(folder), name, algorithm(digest), *numbers, digest, _crc(name, numbers, digest))
+            rows.append(row)
         if rows:
-            self._execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def _execute(self, statement: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         if self._file is None:
@@ -287,7 +288,7 @@ class HashCache:
                 connection.execute(
                     # The numbers are kept as text: an inode of a network drive may not fit into 63 bits.
                     "CREATE TABLE IF NOT EXISTS digests (folder BLOB, path BLOB, algorithm TEXT, size TEXT, "
-                    "modified_ns TEXT, changed_ns TEXT, inode TEXT, digest TEXT, "
+                    "modified_ns TEXT, changed_ns TEXT, inode TEXT, digest TEXT, crc INTEGER, "
                     "PRIMARY KEY (folder, path, algorithm)) WITHOUT ROWID"
                 )
                 if len(rows) == 1:
@@ -304,6 +305,10 @@ class HashCache:
             if self._file is not None:
                 self._file.unlink()
         self._file = None
+
+
+def _crc(*values: object) -> int:
+    return zlib.crc32(repr(values).encode())
 
 
 def is_settled(stamp: Stamp, read_ns: int) -> bool:

@@ -45,6 +45,10 @@ class ArchiveError(PipelineError):
     """An archive that does not exist, is not one, or cannot do what is asked."""
 
 
+class SettingsError(PipelineError):
+    """A setting in ``luigi.cfg`` that has no usable value."""
+
+
 class CredentialsError(PipelineError):
     """A user name, password or token that is missing or was refused."""
 
@@ -138,7 +142,8 @@ def explain(error: BaseException, path: str | os.PathLike[str] | None = None) ->
     if isinstance(error, PipelineError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
-        where = path or error.filename
+        # Of a renaming, what matters is the name that was to be given.
+        where = path or error.filename2 or error.filename
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) and isinstance(where, (str, os.PathLike)):
             where = os.path.dirname(os.fspath(where)) or where
         advice = _ADVICE.get(error.errno, (error.strerror or "the operation failed").lower())

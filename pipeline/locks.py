@@ -161,7 +161,7 @@ def locks_for(folder: Path) -> BlobLocks:
     There is one object per process and folder, because POSIX drops all of a process's locks on a file as soon as the
     process closes any descriptor of it.
     """
-    key = (os.getpid(), folder.resolve())
+    key = (os.getpid(), Path(os.path.realpath(folder)))
     with _guard:
         if key not in _of_process:
             _of_process[key] = BlobLocks(key[1] / "lock")

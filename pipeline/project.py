@@ -118,7 +118,13 @@ class _Rules:
 def _with(
     specs: tuple[tuple[str, GitIgnoreSpec], ...], folder: str, lines: Iterable[str] | None
 ) -> tuple[tuple[str, GitIgnoreSpec], ...]:
-    return specs if lines is None else (*specs, (folder, GitIgnoreSpec.from_lines(lines)))
+    if lines is None:
+        return specs
+    try:
+        return (*specs, (folder, GitIgnoreSpec.from_lines(lines)))
+    except ValueError as error:
+        where = f"the rules of {printable(folder)}" if folder else "the ignores or includes of the project"
+        raise ProjectError(f"{printable(error)} in {where}; correct or remove it.") from None
 
 
 def _matches(specs: tuple[tuple[str, GitIgnoreSpec], ...], path: str) -> bool:
@@ -150,8 +156,12 @@ class _Scanner:
                 self._lines(folder, ".gitignore") if ".gitignore" in names else None,
                 self._lines(folder, ".rmeinclude") if ".rmeinclude" in names else None,
             )
+        except ProjectError as error:
+            self.problems.append(str(error))
+            return False
         except OSError as error:
-            self.problems.append(f"{explain(error, folder or '.')}.")
+            where = os.path.relpath(error.filename, self.found.directory) if error.filename else folder
+            self.problems.append(f"{explain(error, where)}.")
             return False
         found = [self._visit(folder + entry.name, entry, rules, ignored, ancestors) for entry in entries]
         return any(found)

@@ -5,14 +5,16 @@ Its keys are those of the earlier tool's workflow files: ``release`` (``title``,
 """
 
 import datetime
+import json
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .documents import load_mapping
-from .errors import RecordError, ReleaseFileError, explain, printable
+from .checksums import open_regular
+from .documents import MAX_DOCUMENT_BYTES, load_mapping
+from .errors import RecordError, ReleaseFileError, SourceChangedError, explain, printable
 
 _OWN_KEYS = ("release", "datasets", "requires-releases")
 
@@ -64,14 +66,14 @@ def read_release_file(project_directory: Path, release_file: str | None = None) 
     """
     file = Path(release_file) if release_file else project_directory / "release.yml"
     try:
-        content = load_mapping(file.read_bytes(), str(file))
+        content = load_mapping(_read(file), str(file))
     except FileNotFoundError:
         if release_file:
             raise ReleaseFileError(f"There is no release file {printable(file)}; correct --release-file.") from None
         return ReleaseFile()
     except OSError as error:
         raise ReleaseFileError(f"{explain(error, file)}.") from None
-    except RecordError as error:
+    except (RecordError, SourceChangedError) as error:
         raise ReleaseFileError(str(error)) from None
     fields = _Fields(file, {} if content is None else content)
     release = _Fields(file, fields.get("release", dict) or {}, "release: ")
@@ -83,8 +85,13 @@ def read_release_file(project_directory: Path, release_file: str | None = None) 
         ignores=release.texts("ignores"),
         datasets=fields.datasets(),
         requirements=fields.texts("requires-releases"),
-        workflow={key: fields.plain(key, value) for key, value in fields.content.items() if key not in _OWN_KEYS},
+        workflow=fields.plain("workflow", {k: v for k, v in fields.content.items() if k not in _OWN_KEYS}),
     )
+
+
+def _read(file: Path) -> bytes:
+    with open(open_regular(file), "rb") as stream:
+        return stream.read(MAX_DOCUMENT_BYTES + 1)
 
 
 def _relative(file: Path, directory: Path) -> str:
@@ -131,9 +138,13 @@ class _Fields:
         if isinstance(value, (datetime.date, datetime.datetime)):
             return value.isoformat()
         if isinstance(value, dict):
-            return {str(name): self.plain(key, child) for name, child in value.items()}
+            return {self._name(key, name): self.plain(key, child) for name, child in value.items()}
         if isinstance(value, list):
             return [self.plain(key, child) for child in value]
         if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
             return value
         raise self._wrong(key, "plain YAML: texts, finite numbers, dates, lists and mappings")
+
+    def _name(self, key: object, name: object) -> str:
+        plain = self.plain(key, name)
+        return plain if isinstance(plain, str) else json.dumps(plain)

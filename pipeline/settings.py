@@ -1,8 +1,14 @@
 """Settings from ``luigi.cfg``: the section ``[pipeline]``, and archive aliases in ``[archives]``."""
 
+import os
+
 import luigi
 import luigi.configuration
 import platformdirs
+
+from .errors import SettingsError, printable
+
+_MOST_THREADS = 256
 
 
 class pipeline(luigi.Config):  # noqa: N801  Luigi names a section after its class
@@ -13,6 +19,39 @@ class pipeline(luigi.Config):  # noqa: N801  Luigi names a section after its cla
         default=platformdirs.user_cache_dir("release-pipeline", appauthor=False),
         description="Where digests of files that were read before are kept; may be deleted at any time.",
     )
+
+
+def read_settings() -> pipeline:
+    """Return the section ``[pipeline]``.
+
+    Raises
+    ------
+    SettingsError
+        When a value of it cannot be used.
+    """
+    try:
+        settings = pipeline()
+    except ValueError as error:
+        raise SettingsError(f"[pipeline] in luigi.cfg: {printable(error)}; correct it.") from None
+    if not 1 <= settings.threads <= _MOST_THREADS:
+        raise SettingsError(
+            f"[pipeline] threads = {settings.threads} in luigi.cfg makes no sense; choose 1 to {_MOST_THREADS}."
+        )
+    return settings
+
+
+def full_path(path: str, option: str) -> str:
+    """Return an absolute path, with ``~`` and ``~user`` resolved.
+
+    Raises
+    ------
+    SettingsError
+        When there is no such user.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise SettingsError(f"{option} {printable(path)}: there is no such user; write ./~ for a folder of that name.")
+    return os.path.abspath(expanded)
 
 
 def resolve_alias(archive: str) -> str:

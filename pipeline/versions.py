@@ -99,4 +99,10 @@ def _split(expression: str) -> tuple[Callable[[Version, Version], bool], Version
         raise InvalidVersionError(
             f"The version expression '{printable(expression)}' has no known operator; use one of {', '.join(_COMPARE)}."
         )
-    return _COMPARE[sign or "=="], parse_version(text.strip(), "bound").truncate("prerelease")
+    try:
+        return _COMPARE[sign or "=="], precedence(text.strip())
+    except InvalidVersionError:
+        raise InvalidVersionError(
+            f"The version expression '{printable(expression)}' is not semantic; "
+            "compare with MAJOR.MINOR.PATCH, for example >=0.1.0."
+        ) from None

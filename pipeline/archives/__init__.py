@@ -1,5 +1,6 @@
 """Archives of releases: what every archive can do, and one module per kind of archive."""
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -49,4 +50,4 @@ def get_interface(
     """
     if is_url(str(host)):
         raise ArchiveError(f"{printable(host)}: archives on a server are not supported by this version; give a folder.")
-    return FileSystemArchive(Path(resolve_relative_paths_to or Path.cwd()) / Path(host).expanduser(), user)
+    return FileSystemArchive(Path(resolve_relative_paths_to or Path.cwd()) / os.path.expanduser(host), user)

@@ -79,7 +79,7 @@ class FileSystemArchive(ArchiveInterface):
 
     def __init__(self, host: str | Path, user: str | None = None) -> None:
         super().__init__(Path(host).as_posix(), user)
-        self.archive_path = Path(host).resolve()
+        self.archive_path = Path(os.path.realpath(host))
         if not (self.archive_path / MARKER).is_file():
             raise ArchiveError(
                 f"{printable(host)} is not an archive; correct --archive, or make it one with "

@@ -2,9 +2,7 @@
 
 import json
 import logging
-import os
 import re
-from pathlib import Path
 from typing import Any, Generic
 
 import luigi
@@ -12,7 +10,7 @@ import luigi
 from ..archives import ArchiveInterface, get_interface, is_url
 from ..errors import ArchiveError, PipelineError, StorageError, explain
 from ..progress import log, speak_up
-from ..settings import resolve_alias
+from ..settings import full_path, resolve_alias
 from .runs import AnyRun
 
 
@@ -120,7 +118,9 @@ class PlannedTask(ExplainedTask, Generic[AnyRun]):
 
     def _try_to_plan(self) -> AnyRun | PipelineError:
         try:
-            return self.make_plan()
+            run = self.make_plan()
+            log.debug("%s: %s.", run.record.title, run.prospect())
+            return run
         except PipelineError as error:
             return error
         except OSError as error:
@@ -176,7 +176,7 @@ class PlannedTask(ExplainedTask, Generic[AnyRun]):
             raise ArchiveError("No archive was named; give --archive, or set it for this task in luigi.cfg.")
         if f"://{_HIDDEN}@" in ArchiveParameter().normalize(location):
             raise ArchiveError("The URL of the archive holds a user name or password; leave it out and give --user.")
-        return location if is_url(location) else os.path.abspath(Path(location).expanduser())
+        return location if is_url(location) else full_path(location, "--archive")
 
 
 @PlannedTask.event_handler(luigi.Event.DEPENDENCY_PRESENT)

@@ -5,10 +5,11 @@ from typing import Any, ClassVar
 
 import luigi
 
+from ..errors import ManifestError
 from ..manifest import format_ranges, parse_ranges
 from ..release import Blob
 from .base import ExplainedTask
-from .runs import Run, run_of
+from .runs import Run, known_run, run_of
 
 # A blob of this many bytes moves alone, and before the small ones.
 BIG_BYTES = 64 * 2**20
@@ -88,12 +89,13 @@ class BlobTask(ExplainedTask):
     @property
     def batchable(self) -> bool:
         """Big blobs run alone."""
-        return self.blobs.isdigit() and self.members()[0].size < BIG_BYTES
+        return self.blobs.isdecimal() and all(blob.size < BIG_BYTES for blob in self._known_members())
 
     @property
     def max_batch_size(self) -> int:  # type: ignore[override]
         """Batches grow with the release, so that the number of calls to the scheduler does not."""
-        return max(_SMALLEST_BATCH, -(-len(self.moving.blobs) // _BATCHES_PER_RELEASE))
+        run = known_run(self.kind, self.manifest)
+        return max(_SMALLEST_BATCH, -(-len(run.blobs if run else ()) // _BATCHES_PER_RELEASE))
 
     @property
     def priority(self) -> int:  # type: ignore[override]
@@ -106,9 +108,15 @@ class BlobTask(ExplainedTask):
         return [BlobTarget(run, blob) for blob in self.members()]
 
     def complete(self) -> bool:
-        """Tell whether all members are in place."""
-        run = self.moving
-        return all(map(run.is_there, self.members()))
+        """Tell whether all members are in place; where the manifest is not known they are not, and running says so."""
+        members = self._known_members()
+        return bool(members) and all(map(self.moving.is_there, members))
+
+    def _known_members(self) -> list[Blob]:
+        try:
+            return self.members()
+        except ManifestError:
+            return []
 
     def perform(self) -> None:
         """Move the members that are not in place."""

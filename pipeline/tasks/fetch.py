@@ -1,7 +1,6 @@
 """Fetch a release into a folder: FetchRelease -> DownloadBlob for each blob."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import luigi
@@ -12,6 +11,7 @@ from ..manifest import Manifest
 from ..names import check_folder_name, normalize_title
 from ..progress import format_bytes, log
 from ..release import ReleaseRecord
+from ..settings import full_path
 from ..versions import matches, parse_expressions
 from .base import PlannedTask
 from .blobs import BlobTask, tasks_for
@@ -46,7 +46,7 @@ class FetchRelease(PlannedTask[FetchRun]):
         if name not in records:
             raise not_found(archive, title, [f"=={versions[-1]}"], workspace)
         record = ReleaseRecord(records[name], f"the record of {name}")
-        folder = os.path.abspath(Path(self.destination).expanduser() / name)
+        folder = os.path.join(full_path(self.destination, "--destination"), name)
         return FetchRun(Manifest(self.location(), self.user, workspace, folder, record), archive)
 
     def requirements(self, run: FetchRun) -> list[Any]:

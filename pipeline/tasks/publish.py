@@ -15,11 +15,11 @@ from ..progress import Progress, format_bytes, log
 from ..project import Project, scan_project
 from ..release import ReleaseRecord
 from ..release_file import ReleaseFile, read_release_file
-from ..settings import pipeline as settings
+from ..settings import full_path, read_settings
 from ..versions import parse_version
 from .base import ExplainedTask, GlobsParameter, PlannedTask
 from .blobs import BlobTask, tasks_for
-from .runs import UploadRun, hash_cache, manifest_folder, run_of
+from .runs import UploadRun, hash_cache, known_run, manifest_folder, run_of
 
 
 class UploadBlob(BlobTask):
@@ -52,17 +52,23 @@ class UploadReleaseRecord(ExplainedTask):
 
     def requires(self) -> list[Any]:
         """Return the task of every blob."""
-        run = run_of(UploadRun, self.manifest)
-        return run.tasks(
-            lambda: [
-                *(UnreadableFile(self.release, self.manifest, path) for path in run.unreadable),
-                *tasks_for(UploadBlob, run),
-            ]
+        run = known_run(UploadRun, self.manifest)
+        return (
+            []
+            if run is None
+            else run.tasks(
+                lambda: [
+                    *(UnreadableFile(self.release, self.manifest, path) for path in run.unreadable),
+                    *tasks_for(UploadBlob, run),
+                ]
+            )
         )
 
     def complete(self) -> bool:
         """Tell whether the archive has the record and every blob that it names."""
-        run = run_of(UploadRun, self.manifest)
+        run = known_run(UploadRun, self.manifest)
+        if run is None:
+            return False
         run.expect_changes()
         try:
             return run.is_finished()
@@ -90,11 +96,12 @@ class PublishRelease(PlannedTask[UploadRun]):
         """Freeze what the project holds now into a manifest."""
         if not self.project_directory:
             raise ReleaseFileError("No project was named; give --project-directory, or set it in luigi.cfg.")
-        directory = Path(self.project_directory).expanduser().absolute()
+        directory = Path(full_path(self.project_directory, "--project-directory"))
         if not directory.is_dir():
             raise ProjectError(f"There is no folder {printable(directory)}; correct --project-directory.")
         release_file = read_release_file(directory, self.release_file)
         title, version = self._title_and_version(release_file)
+        workspace = check_folder_name(self.workspace, "workspace")
         archive = self._open_archive()
         if self.repeat_release and not archive.supports_repeat_releases:
             raise ArchiveError(
@@ -116,7 +123,6 @@ class PublishRelease(PlannedTask[UploadRun]):
             },
             f"the record of {title}",
         )
-        workspace = check_folder_name(self.workspace, "workspace")
         manifest = Manifest(self.location(), self.user, workspace, str(directory), record)
         run = UploadRun(manifest, archive)
         run.project = project
@@ -148,7 +154,7 @@ class PublishRelease(PlannedTask[UploadRun]):
                 project.directory,
                 project.files,
                 hash_cache(),
-                threads=settings().threads,
+                threads=read_settings().threads,
                 advance=lambda count: progress.advanced("", count),
                 tick=progress.tick,
             )

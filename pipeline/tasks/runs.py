@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from ..archives import ArchiveInterface, get_interface
 from ..checksums import CHUNK, HashCache
 from ..destination import Destination
-from ..errors import BlobsFailedError, ReleaseExistsError, ReleaseRecordNotFoundError
+from ..errors import BlobsFailedError, ManifestError, ReleaseExistsError, ReleaseRecordNotFoundError
 from ..manifest import Manifest
 from ..progress import Progress, format_bytes, log
 from ..project import Project, changed_files
 from ..release import Blob, ReleaseRecord
-from ..settings import pipeline as settings
+from ..settings import read_settings
 
 AnyRun = TypeVar("AnyRun", bound="Run")
 _runs: dict[tuple[type["Run"], str], "Run"] = {}
@@ -22,12 +22,12 @@ _runs: dict[tuple[type["Run"], str], "Run"] = {}
 
 def hash_cache() -> HashCache:
     """Return the cache of digests of this user."""
-    return HashCache(Path(settings().cache_directory) / "digests-1.sqlite3")
+    return HashCache(Path(read_settings().cache_directory) / "digests-1.sqlite3")
 
 
 def manifest_folder() -> Path:
     """Return the folder of the manifests of running releases of this user."""
-    return Path(settings().cache_directory) / "manifests"
+    return Path(read_settings().cache_directory) / "manifests"
 
 
 def run_of(kind: type[AnyRun], digest: str) -> AnyRun:
@@ -43,6 +43,14 @@ def run_of(kind: type[AnyRun], digest: str) -> AnyRun:
         manifest = Manifest.load(manifest_folder(), digest)
         run = kind(manifest, get_interface(manifest.archive, manifest.user))
     return run  # type: ignore[return-value]
+
+
+def known_run(kind: type[AnyRun], digest: str) -> AnyRun | None:
+    """Return the run of a manifest, or None where it is not known: then running the task says so."""
+    try:
+        return run_of(kind, digest)
+    except ManifestError:
+        return None
 
 
 class Run(ABC):
@@ -61,7 +69,7 @@ class Run(ABC):
         self.record: ReleaseRecord = manifest.record
         self.blobs = self.record.blobs
         self.archive = archive
-        self.threads = settings().threads
+        self.threads = read_settings().threads
         self.unreadable: dict[str, Exception] = {}
         self._there: set[str] | None = None
         self._stale = False
@@ -100,7 +108,6 @@ class Run(ABC):
         Luigi asks again just before it runs what depends on them; other workers may have moved blobs since.
         """
         if self._tasks is None:
-            log.debug("%s: %s.", self.record.title, self.prospect())
             self._tasks = make()
         else:
             self.expect_changes()
@@ -174,9 +181,11 @@ class Run(ABC):
     def prospect(self) -> str:
         """Return what would be done, for people."""
         nbytes = sum(blob.size for blob in self.missing)
+        unreadable = str(BlobsFailedError(list(self.unreadable.items())))
         return (
             f"{len(self.missing)} of {len(self.blobs)} blobs would move ({format_bytes(nbytes)} of "
             f"{format_bytes(self.record.nbytes)}), {len(self.blobs) - len(self.missing)} are already there"
+            + (f", {len(self.unreadable)} could not be read:\n{unreadable}\n" if unreadable else "")
         )
 
 
