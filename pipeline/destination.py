@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import yaml
+
 from .checksums import HashCache, Stamp, Stream, algorithm, hash_file, hash_files
 from .errors import BlobDamagedError, InvalidNameError, RecordError, printable
 from .names import check_component
 from .release import Blob, ReleaseRecord
-from .transfer import Meter, Move, Silent, Staging, make_folders, move_blobs, write_file
+from .transfer import Meter, Move, Silent, Staging, make_folders, move_blobs, sync_folder, write_file
 
 STATE_FOLDER = ".rme"
 OpenBlob = Callable[[Blob, int], AbstractContextManager[Stream]]
@@ -103,6 +105,12 @@ class Destination:
         chunk : int
             Bytes that a thread holds in memory.
         """
+        try:
+            self._make_staging()
+        except (OSError, InvalidNameError) as error:
+            for blob in blobs:
+                meter.finished(blob.paths[0], 0, error, False)
+            return {blob.digest: error for blob in blobs}
         moves = [
             Move(
                 name=blob.paths[0],
@@ -144,7 +152,7 @@ class Destination:
         """Tell whether everything of the record that is no blob is here: empty files, folders and the record."""
         try:
             return (
-                self.record_file.read_bytes() == self.record.dump()
+                self.record_file.read_bytes() == self._record_bytes()
                 and all((stamp := self._stamp(path)) and stamp.size == 0 for path in self.record.empty_files)
                 and all((self.folder / path).is_dir() for path in self.record.folders)
             )
@@ -161,18 +169,30 @@ class Destination:
         InvalidNameError
             When a symbolic link stands where a folder belongs.
         """
+        self._make_staging()
         for path in self.record.folders:
             self._make_folder(self.folder / path)
         for path in self.record.empty_files:
             self._make_folder((self.folder / path).parent)
             write_file(b"", self.folder / path, self._staging, exclusive=False)
-        self._make_folder(self.record_file.parent)
-        write_file(self.record.dump(), self.record_file, self._staging, exclusive=False)
+        write_file(self._record_bytes(), self.record_file, self._staging, exclusive=False)
         self.tidy()
+
+    def _record_bytes(self) -> bytes:
+        try:
+            return self.record.dump()
+        except RecordError:
+            # The earlier tool keeps attributes of HDF5 files, and these may be NaN.
+            return yaml.safe_dump(self.record.content, allow_unicode=True, sort_keys=False).encode()
+
+    def _make_staging(self) -> None:
+        for folder in self._make_folder(self._staging.folder):
+            sync_folder(folder)
 
     def tidy(self) -> None:
         """Remove what interrupted runs left, unless another run is using it."""
-        self._staging.clear()
+        if not any(map(os.path.islink, (self._staging.folder, self._staging.folder.parent))):
+            self._staging.clear()
 
 
 def blob_damaged(blob: Blob) -> BlobDamagedError:

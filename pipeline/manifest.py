@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .documents import dump_mapping
 from .errors import ManifestError, RecordError
 from .names import check_component
 from .release import ReleaseRecord
@@ -51,7 +50,8 @@ class Manifest:
     @cached_property
     def _data(self) -> bytes:
         fields = {name: getattr(self, name) for name in ("archive", "user", "workspace", "directory")}
-        return dump_mapping({**fields, "record": self.record.content})
+        # A record of the earlier tool may hold what strict JSON does not, such as NaN and dates.
+        return json.dumps({**fields, "record": self.record.content}, default=str).encode()
 
     @cached_property
     def digest(self) -> str:

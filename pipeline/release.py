@@ -8,7 +8,7 @@ under the ``.yml`` name that the earlier tool (rmellipse 0.4.5) reads; what is n
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .checksums import is_digest
+from .checksums import is_digest, new_hash
 from .documents import dump_mapping, load_mapping
 from .errors import InvalidNameError, InvalidVersionError, RecordError, printable
 from .names import check_component, check_folder_name
@@ -30,6 +30,7 @@ FOLDER, FILE, HDF5_FILE = "Directory", "File", "H5_File"
 
 _MAX_PATH_BYTES = 4096
 _MAX_BYTES = 2**63 - 1
+_EMPTY = tuple(new_hash(name).hexdigest() for name in ("sha1", "sha256"))
 
 
 class Node(NamedTuple):
@@ -230,6 +231,8 @@ def _digest_and_size(node: Node, where: str) -> tuple[str, int]:
     digest = pid if sha1 is None else sha1
     if size and not is_digest(digest):
         raise RecordError(f"{printable(where)}: '{printable(node.path)}' has no valid {SHA1} or {PID}.")
+    if size == 0 and is_digest(digest) and digest not in _EMPTY:
+        raise RecordError(f"{printable(where)}: '{printable(node.path)}' has {BYTES} 0 and the digest of something.")
     return str(digest), size
 
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,13 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from .checksums import CHUNK, Stream, algorithm, new_hash, open_regular, read_chunks
-from .errors import BlobDamagedError, BlobError
+from .errors import BlobDamagedError, BlobError, printable
 from .locks import locks_for
 from .workers import Workers
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+
+log = logging.getLogger("pipeline")
 
 _GROUP_FILES = 512
 _GROUP_BYTES = 2**30
@@ -224,6 +227,7 @@ class _Mover:
             rest = [move for move in rest if move.digest not in mine]
             if not rest:
                 return failures
+            log.info("%s: another run is moving this; waiting for it.", printable(rest[0].name))
             locks.wait(rest[0].digest, self._meter.tick)
             mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])
 

@@ -251,7 +251,8 @@ class FileSystemArchive(ArchiveInterface):
         RecordError
             When the record is not valid.
         """
-        where = workspace or workspace_title or DEFAULT_WORKSPACE
+        given = workspace if workspace is not None else workspace_title
+        where = DEFAULT_WORKSPACE if given is None else given
         record = ReleaseRecord(release_record)
         found = self.find_blobs(record.blobs, record.title_versionless, where)
         for blob in record.blobs:

@@ -123,6 +123,7 @@ class PublishRelease(PlannedTask[UploadRun]):
             },
             f"the record of {title}",
         )
+        record.dump()  # what cannot be written is refused before anything is uploaded
         manifest = Manifest(self.location(), self.user, workspace, str(directory), record)
         run = UploadRun(manifest, archive)
         run.project = project
