@@ -5,12 +5,14 @@ look that keeps a hostile document from taking the memory, the time or the stack
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from .checksums import open_regular
 from .errors import RecordError, printable
 
 # No real document comes near these; what is larger is an attack or an accident.
@@ -74,6 +76,28 @@ def _check_keys(content: Mapping[str, Any]) -> None:
             pending.extend(value)
 
 
+def read_document(file: str | os.PathLike[str]) -> bytes:
+    """Return the bytes of a document, which must be a regular file of a size that one can have.
+
+    Raises
+    ------
+    OSError
+        When it cannot be read.
+    SourceChangedError
+        When it is not a regular file.
+    RecordError
+        When it is larger than :data:`MAX_DOCUMENT_BYTES`.
+    """
+    with open(open_regular(file), "rb") as stream:
+        _check_size(os.fstat(stream.fileno()).st_size, os.fspath(file))
+        return stream.read()
+
+
+def _check_size(nbytes: int, where: str) -> None:
+    if nbytes > MAX_DOCUMENT_BYTES:
+        raise RecordError(f"{printable(where)}: larger than {MAX_DOCUMENT_BYTES} bytes; this is not a record.")
+
+
 def load_mapping(data: bytes, where: str) -> Any:
     """Read JSON, or YAML by its safe loader where it is not JSON.
 
@@ -89,8 +113,7 @@ def load_mapping(data: bytes, where: str) -> Any:
     RecordError
         When it is neither, or is larger, deeper or more entangled than any real document.
     """
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise RecordError(f"{printable(where)}: larger than {MAX_DOCUMENT_BYTES} bytes; this is not a record.")
+    _check_size(len(data), where)
     try:
         text = data.decode("utf-8-sig")
         try:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .checksums import open_regular
-from .documents import MAX_DOCUMENT_BYTES, load_mapping
+from .documents import load_mapping, read_document
 from .errors import RecordError, ReleaseFileError, SourceChangedError, explain, printable
 
 _OWN_KEYS = ("release", "datasets", "requires-releases")
@@ -66,7 +65,7 @@ def read_release_file(project_directory: Path, release_file: str | None = None) 
     """
     file = Path(release_file) if release_file else project_directory / "release.yml"
     try:
-        content = load_mapping(_read(file), str(file))
+        content = load_mapping(read_document(file), str(file))
     except FileNotFoundError:
         if release_file:
             raise ReleaseFileError(f"There is no release file {printable(file)}; correct --release-file.") from None
@@ -87,11 +86,6 @@ def read_release_file(project_directory: Path, release_file: str | None = None) 
         requirements=fields.texts("requires-releases"),
         workflow=fields.plain("workflow", {k: v for k, v in fields.content.items() if k not in _OWN_KEYS}),
     )
-
-
-def _read(file: Path) -> bytes:
-    with open(open_regular(file), "rb") as stream:
-        return stream.read(MAX_DOCUMENT_BYTES + 1)
 
 
 def _relative(file: Path, directory: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..checksums import CHUNK, Stream, hash_file, is_digest
 from ..destination import blob_damaged
-from ..documents import MAX_DOCUMENT_BYTES
+from ..documents import read_document
 from ..errors import (
     ArchiveError,
     BlobDamagedError,
@@ -133,10 +133,7 @@ class FileSystemArchive(ArchiveInterface):
 
     def _read_record(self, title: str, version: str, workspace: str) -> ReleaseRecord:
         file = self._record_file(title, version, workspace)
-        if file.stat().st_size > MAX_DOCUMENT_BYTES:
-            raise RecordError(f"{printable(file)}: larger than {MAX_DOCUMENT_BYTES} bytes; this is not a record.")
-        with file_source(file, 0) as stream:
-            record = ReleaseRecord.parse(stream.read(), str(file))
+        record = ReleaseRecord.parse(read_document(file), str(file))
         if (record.title_versionless, record.version) != (title, version):
             raise RecordError(f"{printable(file)}: the record in this file is that of {printable(record.title)}.")
         return record
