@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
-from .errors import SourceChangedError, printable
+from .errors import InvalidNameError, SourceChangedError, printable
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -106,7 +106,10 @@ def open_regular(path: str | os.PathLike[str]) -> int:
         When it cannot be opened, or is not a regular file.
     """
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-    fd = os.open(path, flags)
+    try:
+        fd = os.open(path, flags)
+    except ValueError as error:
+        raise InvalidNameError(f"{printable(os.fspath(path))} cannot be the name of a file: {error}.") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise SourceChangedError(f"{printable(os.fspath(path))} is not a regular file.")

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from .checksums import HashCache, Stamp, Stream, algorithm, hash_file, hash_files
-from .errors import BlobDamagedError, InvalidNameError, RecordError, printable
+from .errors import BlobDamagedError, InvalidNameError, RecordError, SourceChangedError, printable
 from .names import check_component
 from .release import Blob, ReleaseRecord
 from .transfer import Meter, Move, Silent, Staging, make_folders, move_blobs, sync_folder, write_file
@@ -129,12 +129,15 @@ class Destination:
 
     def _holds(self, blob: Blob) -> bool:
         """Tell whether all files of a blob are here by now, by reading them: another run may have fetched them."""
-        return all(
-            (stamp := self._stamp(path)) is not None
-            and stamp.size == blob.size
-            and hash_file(self.folder / path, algorithm(blob.digest))[0] == blob.digest
-            for path in blob.paths
-        )
+        try:
+            return all(
+                (stamp := self._stamp(path)) is not None
+                and stamp.size == blob.size
+                and hash_file(self.folder / path, algorithm(blob.digest))[0] == blob.digest
+                for path in blob.paths
+            )
+        except (OSError, SourceChangedError):
+            return False
 
     def _make_folder(self, folder: Path) -> Iterable[Path]:
         made = make_folders(self.folder)

@@ -140,6 +140,8 @@ class Progress:
         status = f"{blobs}{format_bytes(self._bytes)} of {format_bytes(self._total)}"
         if self.failed:
             status += f", {self.failed} failed"
+        if not self._current and self.accounted < self._blobs:
+            return f"{status}, waiting for another run that moves the rest"
         names = self._names() if self._names_shown else ""
         return f"{status}, now {names}" if names else status
 

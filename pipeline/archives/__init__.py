@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import ArchiveError, printable
+from ..errors import ArchiveError, explain, printable
 from .filesystem import FileSystemArchive
 from .interface import ArchiveInterface
 
@@ -50,4 +50,7 @@ def get_interface(
     """
     if is_url(str(host)):
         raise ArchiveError(f"{printable(host)}: archives on a server are not supported by this version; give a folder.")
-    return FileSystemArchive(Path(resolve_relative_paths_to or Path.cwd()) / os.path.expanduser(host), user)
+    try:
+        return FileSystemArchive(Path(resolve_relative_paths_to or Path.cwd()) / os.path.expanduser(host), user)
+    except (OSError, ValueError) as error:
+        raise ArchiveError(f"There is no archive {printable(host)}: {explain(error)}.") from None

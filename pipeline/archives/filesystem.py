@@ -27,9 +27,9 @@ from ..errors import (
 )
 from ..names import check_folder_name
 from ..project import source_changed
-from ..release import Blob, ReleaseRecord
+from ..release import BYTES, FOLDER, PID, SHA1, Blob, ReleaseRecord, walk_mapping
 from ..transfer import Meter, Move, Silent, Staging, file_source, move_blobs, sync_folder, write_file
-from ..versions import matches, parse_version, precedence
+from ..versions import matches, parse_expressions, parse_version, precedence
 from .interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, project_source
 
 MARKER = ".rmearchive"
@@ -115,7 +115,7 @@ class FileSystemArchive(ArchiveInterface):
         return {
             f"{title_versionless}-v{version}": self._read_record(title_versionless, version, workspace).content
             for version in self.get_release_versions(title_versionless, workspace)
-            if matches(version, version_expressions or ())
+            if matches(version, parse_expressions(version_expressions))
         }
 
     def get_release_versions(self, title_versionless: str, workspace: str = DEFAULT_WORKSPACE) -> list[str]:
@@ -252,10 +252,15 @@ class FileSystemArchive(ArchiveInterface):
         where = DEFAULT_WORKSPACE if given is None else given
         record = ReleaseRecord(release_record)
         found = self.find_blobs(record.blobs, record.title_versionless, where)
-        for blob in record.blobs:
-            if blob.pid != blob.digest or blob.digest not in found:
+        for node in walk_mapping(record.content["project"], record.title):
+            pid = node.properties.get(PID)
+            if (
+                node.item != FOLDER
+                and node.properties[BYTES]
+                and (pid not in found or node.properties.get(SHA1, pid) != pid)
+            ):
                 raise ArchiveError(
-                    f"{record.title} was not published: the blob of '{printable(blob.paths[0])}' is not in "
+                    f"{record.title} was not published: the blob of '{printable(node.path)}' is not in "
                     f"{printable(self.host)} yet; upload the blobs first."
                 )
         file = self._record_file(record.title_versionless, record.version, where)
@@ -266,7 +271,8 @@ class FileSystemArchive(ArchiveInterface):
                 f"{record.title} is in {printable(self.host)} already, and a published release never changes; "
                 "choose another version."
             ) from None
-        self.tidy(record.title_versionless, where)
+        finally:
+            self.tidy(record.title_versionless, where)
         return file.as_posix()
 
     @contextmanager

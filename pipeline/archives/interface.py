@@ -16,12 +16,12 @@ from typing import Any
 
 from ..checksums import CHUNK, HashCache, Stream, hash_file
 from ..destination import Destination
-from ..errors import BlobsFailedError, ReleaseRecordNotFoundError, printable
+from ..errors import BlobsFailedError, ReleaseRecordNotFoundError, SourceChangedError, printable
 from ..progress import Progress
 from ..project import source_changed, source_vanished
-from ..release import BYTES, FOLDER, PID, SHA1, Blob, ReleaseRecord, walk_mapping
+from ..release import BYTES, FOLDER, ITEM, PID, SHA1, Blob, ReleaseRecord, walk_mapping
 from ..transfer import Meter, file_source
-from ..versions import precedence
+from ..versions import parse_expressions, precedence
 from ..workers import Workers
 
 DEFAULT_WORKSPACE = "Global Public Workspace"
@@ -325,7 +325,7 @@ class ArchiveInterface(ABC):
                 meter=progress,
                 chunk=download_chunk_bytes,
             )
-        _raise_failures(failures, missing)
+        _raise_failures({blob.paths[0]: failures[blob.digest] for blob in missing if blob.digest in failures})
         destination.finish()
 
     def upload_blobs_and_update_mapping(
@@ -367,10 +367,17 @@ class ArchiveInterface(ABC):
         """
         directory = Path(project_directory)
         files = [node for node in walk_mapping(project_mapping, release_title) if node.item != FOLDER]
+        failures: dict[str, Exception] = {}
         for node in files:
-            digest, stamp = hash_file(directory / node.path)
-            node.properties.update({PID: None, BYTES: stamp.size, SHA1: digest})
+            try:
+                digest, stamp = hash_file(directory / node.path)
+                node.properties.update({PID: None, BYTES: stamp.size, SHA1: digest})
+            except (OSError, SourceChangedError) as error:
+                # Its old properties would not be true; without a size it cannot be published.
+                node.properties.update({PID: None, BYTES: None, SHA1: None})
+                failures[node.path] = error
         if no_blobs:
+            _raise_failures(failures)
             return
         version = release_title.removeprefix(f"{release_title_versionless}-v")
         release = ReleaseRecord(
@@ -378,11 +385,11 @@ class ArchiveInterface(ABC):
                 "title": release_title,
                 "title_versionless": release_title_versionless,
                 "version": version,
-                "project": project_mapping,
+                "project": _only(project_mapping, failures),
             }
         )
         with Progress(release_title, len(release.blobs), release.nbytes) as progress:
-            pids, failures = self.upload_blobs(
+            pids, failed = self.upload_blobs(
                 release.blobs,
                 directory,
                 release,
@@ -391,7 +398,8 @@ class ArchiveInterface(ABC):
                 meter=progress,
                 chunk_size=chunk_size,
             )
-        _raise_failures(failures, release.blobs)
+        failures |= {blob.paths[0]: failed[blob.digest] for blob in release.blobs if blob.digest in failed}
+        _raise_failures(failures)
         release.set_pids(pids)
 
 
@@ -415,9 +423,20 @@ def project_source(project_directory: Path, path: str, offset: int) -> Iterator[
         source.__exit__(None, None, None)
 
 
-def _raise_failures(failures: Mapping[str, Exception], blobs: Iterable[Blob]) -> None:
+def _raise_failures(failures: Mapping[str, Exception]) -> None:
     if failures:
-        raise BlobsFailedError([(blob.paths[0], failures[blob.digest]) for blob in blobs if blob.digest in failures])
+        raise BlobsFailedError(list(failures.items()))
+
+
+def _only(project: dict[str, Any], failures: Mapping[str, Exception], folder: str = "") -> dict[str, Any]:
+    """Return a mapping without the files that failed; its other nodes are those of `project`."""
+    if not failures:
+        return project
+    return {
+        name: _only(node, failures, f"{folder}{name}/") if isinstance(node, dict) and node.get(ITEM) == FOLDER else node
+        for name, node in project.items()
+        if folder + name not in failures
+    }
 
 
 def _found_and_sorted(method: Callable[..., dict[str, Record]]) -> Callable[..., dict[str, Record]]:
@@ -426,12 +445,13 @@ def _found_and_sorted(method: Callable[..., dict[str, Record]]) -> Callable[...,
 
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> dict[str, Record]:
+        asked = signature.bind(*args, **kwargs)
+        asked.apply_defaults()
+        archive, title, expressions, workspace = list(asked.arguments.values())[:4]
+        wanted = parse_expressions(expressions)
         records = method(*args, **kwargs)
         if not records:
-            asked = signature.bind(*args, **kwargs)
-            asked.apply_defaults()
-            archive, title, expressions, workspace = list(asked.arguments.values())[:4]
-            raise not_found(archive, title, expressions, workspace)
+            raise not_found(archive, title, wanted, workspace)
         return dict(sorted(records.items(), key=lambda item: (precedence(item[1]["version"]), item[0])))
 
     return wrapped

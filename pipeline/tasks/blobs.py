@@ -99,8 +99,10 @@ class BlobTask(ExplainedTask):
 
     @property
     def priority(self) -> int:  # type: ignore[override]
-        """Big blobs come first."""
-        return 1 if self.batchable else 2
+        """Big blobs come first, then the others in the order of the manifest, so that a batch is one range of it."""
+        run = known_run(self.kind, self.manifest)
+        count = len(run.blobs) if run else 0
+        return count - int(self.blobs) if self.batchable else count + 1
 
     def output(self) -> list[BlobTarget]:
         """Return the blobs as targets that exist only with verified bytes."""
