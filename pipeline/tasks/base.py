@@ -119,6 +119,7 @@ class PlannedTask(ExplainedTask, Generic[AnyRun]):
     def _try_to_plan(self) -> AnyRun | PipelineError:
         try:
             run = self.make_plan()
+            # This looks at what is in place already: here, where what goes wrong becomes one sentence.
             log.debug("%s: %s.", run.record.title, run.prospect())
             return run
         except PipelineError as error:

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keyring
 import keyring.backend
@@ -311,7 +311,7 @@ class TestGetReleaseRecords:
     """Records come oldest first, by the precedence of semantic versions."""
 
     # Semantic Versioning 2.0.0, clause 11, with numbers that text would sort otherwise.
-    ORDER = [
+    ORDER: ClassVar = [
         "0.9.0",
         "0.10.0",
         "1.0.0-alpha",
@@ -370,12 +370,9 @@ class TestGetReleaseRecords:
         found = full.get_release_records("sample", expression)  # type: ignore[arg-type]
         assert list(found) == list(full.get_release_records("sample", [">=1.0.0", "<1.0.10"]))
 
-    @pytest.mark.parametrize("expressions", [["=>1.0.0"], ["~1.0"], [">=1"], ["newest"], [">=1.0.0", ""], [">"]])
+    @pytest.mark.parametrize("expressions", [["=>1.0.0"], ["~1.0"], [">=1"], ["newest"], [">"]])
     @pytest.mark.parametrize("title", ["sample", "unknown"])
     def test_a_bad_expression_is_said_to_be_one(self, full: FileSystemArchive, expressions: Any, title: str) -> None:
-        if expressions[-1] == "":
-            pytest.skip("an empty expression asks for nothing") if title == "sample" else None
-            return
         with pytest.raises(InvalidVersionError):
             full.get_release_records(title, expressions)
 
