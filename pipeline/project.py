@@ -7,15 +7,14 @@ every ignore.
 
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pathspec import GitIgnoreSpec
-
 from .checksums import Stamp, hash_file
 from .errors import InvalidNameError, ProjectError, SourceChangedError, explain, printable
+from .ignores import Rules
 from .names import check_component
 from .release import ATTRS, BYTES, FILE, FILE_TYPE, FOLDER, HDF5_FILE, ITEM, PATH, SHA1
 
@@ -24,6 +23,8 @@ _NEVER = frozenset((".git", ".rme", ".partial"))
 _ARCHIVE_MARKER = ".rmearchive"
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 _MOST_PROBLEMS = 10
+# Links to folders that hold links to folders multiply what is found.
+_MOST_FOLDER_LINKS = 1000
 
 
 @dataclass
@@ -92,7 +93,7 @@ def scan_project(
         raise ProjectError(f"{printable(root)} is an archive, not a project; correct --project-directory.")
     scanner = _Scanner(root, ignores, includes)
     try:
-        scanner.scan("", _Rules(), ignored=False, ancestors=(os.path.realpath(root),))
+        scanner.scan("", Rules(), ignored=False, ancestors=(os.path.realpath(root),))
     except RecursionError:
         raise ProjectError(f"{printable(root)} has folders nested too deeply to be published.") from None
     if scanner.problems:
@@ -104,46 +105,15 @@ def scan_project(
     return scanner.found
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """Ignore and include files from the project directory down to one folder: (folder, patterns), the deepest last."""
-
-    ignores: tuple[tuple[str, GitIgnoreSpec], ...] = ()
-    includes: tuple[tuple[str, GitIgnoreSpec], ...] = ()
-
-    def deepened(self, folder: str, ignores: Iterable[str] | None, includes: Iterable[str] | None) -> "_Rules":
-        return _Rules(_with(self.ignores, folder, ignores), _with(self.includes, folder, includes))
-
-
-def _with(
-    specs: tuple[tuple[str, GitIgnoreSpec], ...], folder: str, lines: Iterable[str] | None
-) -> tuple[tuple[str, GitIgnoreSpec], ...]:
-    if lines is None:
-        return specs
-    try:
-        return (*specs, (folder, GitIgnoreSpec.from_lines(lines)))
-    except ValueError as error:
-        where = f"the rules of {printable(folder)}" if folder else "the ignores or includes of the project"
-        raise ProjectError(f"{printable(error)} in {where}; correct or remove it.") from None
-
-
-def _matches(specs: tuple[tuple[str, GitIgnoreSpec], ...], path: str) -> bool:
-    """Ask the deepest file that has something to say about `path`; a negated pattern says no."""
-    for folder, spec in reversed(specs):
-        verdict = spec.check_file(path[len(folder) :]).include
-        if verdict is not None:
-            return verdict
-    return False
-
-
 class _Scanner:
     def __init__(self, root: Path, ignores: Sequence[str], includes: Sequence[str]) -> None:
         self.found = Project(root)
         self.problems: list[str] = []
         self._real_root = os.path.realpath(root)
-        self._release = _Rules().deepened("", ignores or None, includes or None)
+        self._folder_links = 0
+        self._release = Rules().deepened("", ignores or None, includes or None)
 
-    def scan(self, folder: str, rules: _Rules, ignored: bool, ancestors: tuple[str, ...]) -> bool:
+    def scan(self, folder: str, rules: Rules, ignored: bool, ancestors: tuple[str, ...]) -> bool:
         """Collect the content of one folder, named with a ``/`` at its end; return whether anything was found."""
         try:
             with os.scandir(self.found.directory / folder) as listing:
@@ -161,37 +131,34 @@ class _Scanner:
             return False
         except OSError as error:
             where = os.path.relpath(error.filename, self.found.directory) if error.filename else folder
-            self.problems.append(f"{explain(error, where)}.")
+            if not ignored:
+                self.problems.append(f"{explain(error, where)}.")
             return False
         found = [self._visit(folder + entry.name, entry, rules, ignored, ancestors) for entry in entries]
         return any(found)
 
     def _lines(self, folder: str, name: str) -> list[str]:
         path = self.found.directory / folder / name
-        return path.read_text("utf-8", "surrogateescape").split("\n") if path.is_file() else []
+        return path.read_text("utf-8-sig", "surrogateescape").split("\n") if path.is_file() else []
 
     def _visit(
-        self, path: str, entry: os.DirEntry[str], rules: _Rules, ignored: bool, ancestors: tuple[str, ...]
+        self, path: str, entry: os.DirEntry[str], rules: Rules, ignored: bool, ancestors: tuple[str, ...]
     ) -> bool:
         if entry.name in _NEVER:
             return False
         try:
-            is_folder = entry.is_dir()
-            shown = f"{path}/" if is_folder else path
-            included = _matches(rules.includes, shown) or _matches(self._release.includes, shown)
-            ignored = not included and (
-                ignored or _matches(rules.ignores, shown) or _matches(self._release.ignores, shown)
-            )
-            if ignored and not (is_folder and (rules.includes or self._release.includes)):
+            is_link = entry.is_symlink()
+            is_folder = os.path.isdir(entry.path) if is_link else entry.is_dir()
+            shown = f"{path}/" if is_folder and not is_link else path
+            included = rules.include(shown) or self._release.include(shown)
+            ignored = not included and (ignored or rules.ignore(shown) or self._release.ignore(shown))
+            if ignored and (is_link or not is_folder):
                 return False
             check_component(entry.name, path.rpartition("/")[0] or "the project directory")
-            inside = ancestors
-            if entry.is_symlink() or entry.is_junction() if hasattr(entry, "is_junction") else entry.is_symlink():
-                inside = (*ancestors, self._follow(path, entry, ancestors))
-            elif is_folder:
-                inside = (*ancestors, os.path.join(ancestors[-1], entry.name))
+            real = self._follow(path, entry, ancestors) if is_link else os.path.join(ancestors[-1], entry.name)
             if is_folder:
-                return self._add_folder(path, rules, ignored, inside)
+                self._folder_links += is_link
+                return self._add_folder(path, rules, ignored, (*ancestors, real))
             status = entry.stat()
         except OSError as error:
             self.problems.append(f"{explain(error, path)}.")
@@ -204,7 +171,7 @@ class _Scanner:
             self.problems.append(f"{printable(path)} is not a regular file; remove or ignore it.")
         return False
 
-    def _add_folder(self, path: str, rules: _Rules, ignored: bool, ancestors: tuple[str, ...]) -> bool:
+    def _add_folder(self, path: str, rules: Rules, ignored: bool, ancestors: tuple[str, ...]) -> bool:
         position = len(self.found.folders)
         if not self.scan(f"{path}/", rules, ignored, ancestors) and (ignored or self._is_archive(path)):
             del self.found.folders[position:]
@@ -223,6 +190,10 @@ class _Scanner:
             raise ProjectError(f"{printable(path)} is a broken symbolic link; remove or ignore it.")
         if relative.split(os.sep)[0] == os.pardir or _NEVER.intersection(relative.split(os.sep)):
             raise ProjectError(f"{printable(path)} is a symbolic link that leaves the project; copy or ignore it.")
+        if self._folder_links >= _MOST_FOLDER_LINKS:
+            raise ProjectError(
+                f"{printable(path)} is one of more than {_MOST_FOLDER_LINKS} symbolic links to folders; ignore some."
+            )
         if target in ancestors:
             raise ProjectError(f"{printable(path)} is a symbolic link to a folder that it is in; remove or ignore it.")
         return target

@@ -327,11 +327,9 @@ PATTERNS = st.one_of(
             "a/./b",
             "../a",
             "/**/a",
-            "a/**/",
             "[[:alpha:]]",
             "*.[tx]*",
             "\ta",
-            "a\t",
             "\ufeffa",
         ]
     ),
@@ -379,7 +377,6 @@ class TestIgnoring:
             {"": "\ufeff*.tmp\n"},
             {"": "a b \n"},
             {"": "a\\ b\n"},
-            {"": "b.tmp\t\n"},
             {"": "**/a/**\n!**/a/b.tmp"},
             {"": "[!b]*\n"},
             {"": "a/b\n!a/b/\n"},
@@ -409,7 +406,7 @@ class TestIgnoring:
         self, git: Any, paths: list[str], patterns: list[str]
     ) -> None:
         files = {path: "" for path in paths if not any(other.startswith(f"{path}/") for other in paths)}
-        with tree_of({**files, ".gitignore": "\n".join(patterns)}) as folder:
+        with tree_of({**files, ".gitignore": "\n".join(["", *patterns])}) as folder:
             expected = git(folder) - {".gitignore"}
             (folder / ".gitignore").unlink()
             ours = files_or_refusal(folder, ignores=patterns)
@@ -476,7 +473,7 @@ class TestIncluding:
             without = files_or_refusal(folder, ignores=ignores)
             published = files_or_refusal(folder, ignores=ignores, includes=includes)
             # What git would ignore by these patterns is what they match.
-            write(folder, {".gitignore": "\n".join(includes)})
+            write(folder, {".gitignore": "\n".join(["", *includes])})
             matched = set(files) - git(folder)
             assert "attern" in without or "attern" in published or published == without | matched
 
@@ -605,16 +602,14 @@ class TestTheMapping:
         with pytest.raises(ProjectError, match=kind):
             scan_project(tmp_path / kind)
 
-    def test_folders_that_are_nested_very_deeply_are_either_published_or_refused(self, tmp_path: Path) -> None:
-        here = os.getcwd()
+    def test_folders_that_are_nested_very_deeply_are_refused_in_a_sentence(self, tmp_path: Path) -> None:
+        paths = [os.path.join(tmp_path, "d/" * depth) for depth in range(1, 1500)]
         try:
-            os.chdir(tmp_path)
-            for _ in range(1500):
-                os.mkdir("d")
-                os.chdir("d")
-            Path("x").write_bytes(b"")
+            for path in paths:
+                os.mkdir(path)
+            with pytest.raises(ProjectError, match="nested too deeply") as caught:
+                scan_project(tmp_path)
+            assert len(str(caught.value)) < 1000
         finally:
-            os.chdir(here)
-        with pytest.raises(ProjectError) as caught:
-            scan_project(tmp_path)
-        assert len(str(caught.value)) < 10_000
+            for path in reversed(paths):  # shutil.rmtree would not get so deep either
+                os.rmdir(path)
