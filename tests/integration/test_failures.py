@@ -22,6 +22,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from luigi.configuration.cfg_parser import LuigiConfigParser
+from luigi.setup_logging import InterfaceLogging
 
 import pipeline
 from pipeline.checksums import HashCache, Stamp
@@ -108,7 +109,10 @@ class ForkedWorkshop(Workshop):
         os.dup2(output, 2)
         sys.stdout = sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         gc.disable()
-        logging.root.handlers.clear()
+        # Luigi sets up its logging once in a process, and another test may have run a task in this one.
+        for name in (None, "luigi", "luigi-interface", "luigi.scheduler", "pipeline"):
+            logging.getLogger(name).handlers.clear()
+        InterfaceLogging._configured = False
         os.environ.clear()
         os.environ.update(self.environment)
         os.chdir(self.folder)
