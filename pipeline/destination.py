@@ -2,6 +2,7 @@
 
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -42,12 +43,17 @@ class Destination:
         self.record_file = folder / STATE_FOLDER / "record.yml"
         self._staging = Staging(folder / STATE_FOLDER / ".partial")
         self._cache = cache
+        self._twins: tuple[str, str] | None = None
         self._check_names()
 
     def _check_names(self) -> None:
         reserved = {f"{STATE_FOLDER}/record.yml", f"{STATE_FOLDER}/.partial"}
         paths = [*self.record.folders, *self.record.empty_files, *(p for blob in self.record.blobs for p in blob.paths)]
+        alike: dict[str, str] = {}
         for path in paths:
+            twin = alike.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+            if twin != path:
+                self._twins = (twin, path)
             if "/".join(path.casefold().split("/")[:2]) in reserved:
                 raise RecordError(f"{self.record.title}: the record names '{printable(path)}', which is not accepted.")
             try:
@@ -107,7 +113,7 @@ class Destination:
         """
         try:
             self._make_staging()
-        except (OSError, InvalidNameError) as error:
+        except (OSError, InvalidNameError, RecordError) as error:
             for blob in blobs:
                 meter.finished(blob.paths[0], 0, error, False)
             return {blob.digest: error for blob in blobs}
@@ -191,6 +197,12 @@ class Destination:
     def _make_staging(self) -> None:
         for folder in self._make_folder(self._staging.folder):
             sync_folder(folder)
+        if self._twins and self._staging.folder.with_name(".PARTIAL").exists():
+            one, other = map(printable, self._twins)
+            raise RecordError(
+                f"'{one}' and '{other}' are one name in {printable(self.folder)}, where upper and lower case are the "
+                "same; give a --destination on another file system."
+            )
 
     def tidy(self) -> None:
         """Remove what interrupted runs left, unless another run is using it."""

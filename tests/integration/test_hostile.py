@@ -507,3 +507,27 @@ class TestNamesThatWantOutOfTheArchive:
             assert tree(place.destination) == {}
             assert status["finished"]
             assert not status["success"]
+
+
+class TestNamesThatDifferInCase:
+    """One file must not replace another where the file system takes their names for one."""
+
+    def test_are_fetched_where_they_are_two(self, workshop: Workshop) -> None:
+        project = workshop.project(files={"Data.csv": b"one", "data.csv": b"two"})
+        if len(list(project.iterdir())) == 1:
+            pytest.skip("this file system takes them for one")
+        assert workshop.publish().code == 0
+        assert workshop.fetch().code == 0
+        fetched = tree(workshop.folder / "fetched" / "sample-v0.1.0")
+        assert (fetched["Data.csv"], fetched["data.csv"]) == (b"one", b"two")
+
+    def test_are_refused_where_they_are_one(self, workshop: Workshop) -> None:
+        workshop.project(files={"Data.csv": b"one", "data.csv": b"two"})
+        assert workshop.publish().code == 0
+        # On a file system without upper and lower case, the folder of parts is found under this name too.
+        (workshop.folder / "fetched" / "sample-v0.1.0" / ".rme" / ".PARTIAL").mkdir(parents=True)
+        outcome = workshop.fetch()
+        assert outcome.code == 30
+        assert "'Data.csv' and 'data.csv' are one name" in outcome.output
+        assert "Traceback" not in outcome.output
+        assert not list((workshop.folder / "fetched").glob("*/*.csv"))
