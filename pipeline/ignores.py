@@ -5,17 +5,10 @@ above. That a file in an ignored folder is ignored too is a matter of the walk, 
 back all that is in it.
 """
 
-import re
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
-
-from .errors import ProjectError, printable
-
-# The name that pathspec gives to the slash behind what a pattern names; what follows it is below that.
-_SLASH = "ps_d"
+from .patterns import Patterns
 
 
 class RuleFile:
@@ -27,22 +20,11 @@ class RuleFile:
         The folder that it stands in, relative to the project, empty or with a ``/`` at its end.
     lines : iterable of str
         Its lines.
-
-    Raises
-    ------
-    ProjectError
-        When a line is no pattern.
     """
 
     def __init__(self, folder: str, lines: Iterable[str]) -> None:
         self._folder = folder
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of POSIX classes, which regular expressions lack
-                self._patterns = [GitIgnoreSpecPattern(line) for line in lines]
-        except ValueError as error:
-            where = f"the rules of {printable(folder)}" if folder else "the ignores or includes of the project"
-            raise ProjectError(f"{printable(error)} in {where}; correct or remove it.") from None
+        self._patterns = Patterns(lines)
 
     def verdict(self, path: str, below: bool) -> bool | None:
         """Return whether the patterns name a path, False if negated, None if they are silent.
@@ -55,19 +37,11 @@ class RuleFile:
             Whether a pattern for a folder also names what is below it.
         """
         inner = path[len(self._folder) :]
-        for pattern in reversed(self._patterns):
-            regex = pattern.regex
-            if regex is not None and (regex.search(inner) if below else _names(regex, inner)):
-                return bool(pattern.include)
-        return None
-
-
-def _names(regex: re.Pattern[str], path: str) -> bool:
-    """Tell whether a pattern names this very path, and not only a folder that it is in."""
-    if _SLASH not in regex.groupindex:
-        # A pattern such as a/** names what is in the folder, not the folder.
-        return regex.search(path.removesuffix("/")) is not None
-    return any(match.end(_SLASH) in (-1, len(path)) for match in regex.finditer(path))
+        if below:
+            ends = (place for place, char in enumerate(inner[:-1]) if char == "/")
+            if any(self._patterns.verdict(inner[:end], True) for end in ends):
+                return True
+        return self._patterns.verdict(inner.removesuffix("/"), inner.endswith("/"))
 
 
 @dataclass(frozen=True)

@@ -382,7 +382,9 @@ def make_folders(folder: Path) -> list[Path]:
     except FileExistsError:
         return []
     except FileNotFoundError:
-        return [*make_folders(folder.parent), *make_folders(folder)]
+        made = make_folders(folder.parent)
+        folder.mkdir(exist_ok=True)
+        return [*made, folder.parent]
     return [folder.parent]
 
 

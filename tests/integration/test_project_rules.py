@@ -330,6 +330,9 @@ PATTERNS = st.one_of(
             "[[:alpha:]]",
             "*.[tx]*",
             "\ta",
+            "a\t",
+            "a/**/",
+            "[[:punct:][:space:]]*",
             "\ufeffa",
         ]
     ),
@@ -361,9 +364,7 @@ class TestIgnoring:
             if folder in folders:
                 files[f"{folder}/.gitignore".lstrip("/")] = text
         with tree_of(files) as folder:
-            ours = files_or_refusal(folder)
-            # Git passes over a pattern that means nothing; here it may be refused, in a sentence.
-            assert ours == git(folder) or "attern" in ours
+            assert files_or_refusal(folder) == git(folder)
 
     @pytest.mark.parametrize(
         "rules",
@@ -385,6 +386,15 @@ class TestIgnoring:
             {"a": "*", "a/b": "!*"},
             {"": "A"},
             {"": "*/b.tmp"},
+            {"": "b.tmp\\t\n"},
+            {"": "b.tmp\t\n"},
+            {"": "a/**/\n"},
+            {"": "[[:alpha:]].t[[:alpha:]]p\n"},
+            {"": "[[:nonsense:]]*\n"},
+            {"": "/*\n!/\n"},
+            {"": "//\n"},
+            {"": "!\n"},
+            {"": "x\\ \na.txt\\\\  \n"},
         ],
         ids=repr,
     )
@@ -410,7 +420,7 @@ class TestIgnoring:
             expected = git(folder) - {".gitignore"}
             (folder / ".gitignore").unlink()
             ours = files_or_refusal(folder, ignores=patterns)
-            assert ours == expected or "attern" in ours
+            assert ours == expected
 
 
 class TestIncluding:
