@@ -4,7 +4,7 @@
 :mod:`pipeline.archive_interface` is the interface for scripts.
 """
 
-from .archives import ArchiveInterface, FileSystemArchive, get_interface
+from .archives import ArchiveInterface, CDCSArchive, FileSystemArchive, get_interface
 from .errors import PipelineError, ReleaseRecordNotFoundError
 from .tasks import CreateArchive, DownloadBlob, FetchRelease, PublishRelease, UploadBlob, UploadReleaseRecord
 
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArchiveInterface",
+    "CDCSArchive",
     "CreateArchive",
     "DownloadBlob",
     "FetchRelease",

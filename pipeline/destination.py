@@ -6,11 +6,12 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from .checksums import HashCache, Stamp, Stream, algorithm, hash_file, hash_files
-from .errors import BlobDamagedError, InvalidNameError, RecordError, SourceChangedError, printable
+from .errors import BlobDamagedError, BlobsFailedError, InvalidNameError, RecordError, SourceChangedError, printable
 from .names import check_component
 from .release import Blob, ReleaseRecord
 from .transfer import Meter, Move, Silent, Staging, make_folders, move_blobs, sync_folder, write_file
@@ -208,6 +209,63 @@ class Destination:
         """Remove what interrupted runs left, unless another run is using it."""
         if not any(map(os.path.islink, (self._staging.folder, self._staging.folder.parent))):
             self._staging.clear()
+
+
+def fetch_file(
+    find: Callable[[], Blob], open_blob: OpenBlob, target: Path, update_dict: dict[str, Any], chunk: int
+) -> None:
+    """Fetch one blob into a file of any name, verified before it gets the name.
+
+    Parameters
+    ----------
+    find : callable
+        Returns the blob.
+    open_blob : callable
+        As for :meth:`Destination.fetch`.
+    target : Path
+        The file.
+    update_dict : dict
+        Kept up to date: ``size`` (bytes so far), ``finished``, ``success`` and ``error``.
+    chunk : int
+        Bytes to hold in memory.
+
+    Raises
+    ------
+    BlobsFailedError
+        When the blob is missing or damaged; `update_dict` tells the same.
+    """
+    target = Path(os.path.abspath(target))
+    update_dict.update(size=0, finished=False, success=False, error=None)
+    try:
+        blob = find()
+        move = Move(
+            name=target.name,
+            digest=blob.digest,
+            size=blob.size,
+            source=lambda offset: open_blob(blob, offset),
+            targets=(str(target),),
+            wrong=lambda: blob_damaged(blob),
+        )
+        staging = Staging(target.parent / ".partial")
+        failures = move_blobs([move], staging, threads=1, meter=_Status(update_dict), chunk=chunk)
+        staging.clear()
+        if failures:
+            raise BlobsFailedError([(target.name, failures[blob.digest])])
+    except Exception as error:
+        update_dict["error"] = error
+        raise
+    finally:
+        update_dict.update(success=update_dict["error"] is None, finished=True)
+
+
+class _Status(Silent):
+    """Keeps the size in an update_dict."""
+
+    def __init__(self, update_dict: dict[str, Any]) -> None:
+        self._status = update_dict
+
+    def advanced(self, name: str, nbytes: int) -> None:
+        self._status["size"] += nbytes
 
 
 def blob_damaged(blob: Blob) -> BlobDamagedError:

@@ -26,6 +26,8 @@ KEYS = (
 )
 PATH, ITEM, FILE_TYPE, ATTRS = "/path/", "/item/", "/file-type/", "/attrs/"
 PID, BYTES, SHA1 = "/bpid/", "/bytes/", "/sha1/"
+# What a CDCS site writes into a record.
+RECORD_PID = "/PID/"
 FOLDER, FILE, HDF5_FILE = "Directory", "File", "H5_File"
 
 _MAX_PATH_BYTES = 4096
@@ -238,5 +240,5 @@ def _digest_and_size(node: Node, where: str) -> tuple[str, int]:
 
 def _without_pids(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_pids(child) for key, child in value.items() if key not in (PID, "/PID/")}
+        return {key: _without_pids(child) for key, child in value.items() if key not in (PID, RECORD_PID)}
     return value

@@ -5,10 +5,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import ArchiveError, explain, printable
+from .cdcs import CDCSArchive
 from .filesystem import FileSystemArchive
 from .interface import ArchiveInterface
 
-__all__ = ["ArchiveInterface", "FileSystemArchive", "get_interface", "is_url"]
+__all__ = ["ArchiveInterface", "CDCSArchive", "FileSystemArchive", "get_interface", "is_url"]
 
 
 def is_url(input_string: object) -> bool:
@@ -37,9 +38,9 @@ def get_interface(
     Parameters
     ----------
     host : str or Path
-        The folder of an archive.
+        The folder of an archive, or the URL of a CDCS site.
     user, password : str, optional
-        Who uses it, for archives that want to know.
+        Who uses it, for archives that want to know; see :func:`pipeline.credentials.get_credentials`.
     resolve_relative_paths_to : str or Path, optional
         What a relative folder is relative to; by default the current directory at the time of the call.
 
@@ -47,10 +48,22 @@ def get_interface(
     ------
     ArchiveError
         When there is no archive.
+    CredentialsError
+        When the site of the archive needs a password, and there is nobody to ask for it.
     """
     if is_url(str(host)):
-        raise ArchiveError(f"{printable(host)}: archives on a server are not supported by this version; give a folder.")
+        return _on_a_site(str(host), user, password)
     try:
         return FileSystemArchive(Path(resolve_relative_paths_to or Path.cwd()) / os.path.expanduser(host), user)
     except (OSError, ValueError) as error:
         raise ArchiveError(f"There is no archive {printable(host)}: {explain(error)}.") from None
+
+
+_sites: dict[tuple[str, str | None], CDCSArchive] = {}
+
+
+def _on_a_site(host: str, user: str | None, password: str | None) -> CDCSArchive:
+    """Return the archive on a site; the same one when it is asked for again: nobody is asked for a password twice."""
+    if password is not None or (host, user) not in _sites:
+        _sites[host, user] = CDCSArchive(host, user, password)
+    return _sites[host, user]

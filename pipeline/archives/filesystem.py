@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checksums import CHUNK, Stream, hash_file, is_digest
-from ..destination import blob_damaged
+from ..destination import fetch_file
 from ..documents import read_document
 from ..errors import (
     ArchiveError,
@@ -309,30 +309,18 @@ class FileSystemArchive(ArchiveInterface):
         BlobsFailedError
             When the blob is missing or damaged; `update_dict` tells the same.
         """
-        target = Path(os.path.abspath(target_file))
-        update_dict.update(size=0, finished=False, success=False, error=None)
-        failures: dict[str, Exception] = {}
-        try:
-            blob = Blob(blob_pid, expected_size, (target.name,), blob_pid)
+
+        def find() -> Blob:
             self._blob_file(blob_pid, release_record["title_versionless"], workspace)
-            move = Move(
-                name=target.name,
-                digest=blob_pid,
-                size=expected_size,
-                source=lambda offset: self.open_blob(blob, release_record, workspace, offset),
-                targets=(str(target),),
-                wrong=lambda: blob_damaged(blob),
-            )
-            staging = Staging(target.parent / ".partial")
-            failures = move_blobs([move], staging, threads=1, meter=_Status(update_dict), chunk=chunk_size)
-            staging.clear()
-            if failures:
-                raise BlobsFailedError([(target.name, failures[blob_pid])])
-        except Exception as error:
-            update_dict["error"] = error
-            raise
-        finally:
-            update_dict.update(success=update_dict["error"] is None, finished=True)
+            return Blob(blob_pid, expected_size, (Path(target_file).name,), blob_pid)
+
+        fetch_file(
+            find,
+            lambda blob, offset: self.open_blob(blob, release_record, workspace, offset),
+            Path(target_file),
+            update_dict,
+            chunk_size,
+        )
 
     def locate_record(self, record: Record, workspace: str) -> str:
         """Return the file of a published record."""
@@ -341,16 +329,6 @@ class FileSystemArchive(ArchiveInterface):
     def tidy(self, title_versionless: str, workspace: str) -> None:
         """Remove the parts that interrupted runs left for this release, unless another run is using them."""
         self._staging(title_versionless, workspace).clear()
-
-
-class _Status(Silent):
-    """Keeps the size in an update_dict."""
-
-    def __init__(self, update_dict: dict[str, Any]) -> None:
-        self._status = update_dict
-
-    def advanced(self, name: str, nbytes: int) -> None:
-        self._status["size"] += nbytes
 
 
 def _is_version(text: str) -> bool:

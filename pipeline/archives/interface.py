@@ -245,6 +245,16 @@ class ArchiveInterface(ABC):
             meter.finished(blob.paths[0], 0, error, False)
         return pids, {blob.digest: error for blob, error in failed.items()}
 
+    def check_record(self, record: ReleaseRecord) -> None:
+        """Refuse a record that the archive could not keep, before anything is uploaded for it.
+
+        Raises
+        ------
+        RecordError
+            When it has something that cannot be written.
+        """
+        record.dump()
+
     @contextlib.contextmanager
     def open_blob(self, blob: Blob, release_record: Record, workspace: str, offset: int = 0) -> Iterator[Stream]:
         """Open a blob as a stream of its bytes from `offset` on. The reader verifies them.

@@ -1,38 +1,59 @@
-"""Make a folder an archive."""
+"""Make a folder an archive, or install on a CDCS site what archives need."""
 
 import os
+from urllib.parse import urlsplit
 
 import luigi
 
-from ..archives import is_url
+from ..archives import CDCSArchive, get_interface, is_url
 from ..archives.filesystem import MARKER, create_archive
-from ..errors import ArchiveError, printable
+from ..errors import ArchiveError, PipelineError, printable
 from ..progress import log, speak_up
 from ..settings import full_path, resolve_alias
 from .base import ArchiveParameter, ExplainedTask
 
 
 class CreateArchive(ExplainedTask):
-    """Make a folder an archive. Nothing else ever does, so that a typing error does not."""
+    """Make a folder an archive, or install the templates on a CDCS site. Nothing else ever does."""
 
-    archive = ArchiveParameter(default="", description="The folder, or an alias from [archives].")
+    archive = ArchiveParameter(default="", description="Folder or URL of the archive, or an alias from [archives].")
+    user = luigi.OptionalStrParameter(default=None, significant=False, description="Administrator of the site.")
 
     def complete(self) -> bool:
-        """Tell whether the folder is an archive."""
+        """Tell whether there is nothing to do; running says what is wrong."""
         speak_up()
-        location = os.path.expanduser(resolve_alias(self.archive))
-        return bool(location) and not is_url(location) and os.path.isfile(os.path.join(location, MARKER))
+        location = resolve_alias(self.archive)
+        if not is_url(location):
+            return bool(location) and os.path.isfile(os.path.join(os.path.expanduser(location), MARKER))
+        try:
+            return not self._site(location).missing_templates()
+        except PipelineError:
+            return False
 
     def perform(self) -> None:
         """Make it one."""
         location = resolve_alias(self.archive)
-        if not location or is_url(location):
-            raise ArchiveError(f"'{printable(location)}' is not a folder; name the archive's folder with --archive.")
+        if not location:
+            raise ArchiveError("No archive was named; give --archive, or set it for this task in luigi.cfg.")
+        if is_url(location):
+            installed = " and ".join(self._site(location).install_templates())
+            log.info("%s keeps releases now: %s installed.", printable(location), installed or "nothing had to be")
+            return
         folder = full_path(location, "--archive")
         create_archive(folder)
         log.info("%s is an archive now.", printable(folder))
 
+    def _site(self, location: str) -> CDCSArchive:
+        if "@" in urlsplit(location).netloc:
+            raise ArchiveError("The URL of the archive holds a user name or password; leave it out and give --user.")
+        archive = get_interface(location, self.user)
+        if not isinstance(archive, CDCSArchive):
+            raise ArchiveError(f"{printable(location)} is not a CDCS site.")
+        return archive
+
 
 @CreateArchive.event_handler(luigi.Event.DEPENDENCY_PRESENT)
 def _say_present(task: CreateArchive) -> None:
-    log.info("Nothing to do: %s is an archive already.", printable(resolve_alias(task.archive)))
+    location = resolve_alias(task.archive)
+    what = "has the templates already" if is_url(location) else "is an archive already"
+    log.info("Nothing to do: %s %s.", printable(location), what)

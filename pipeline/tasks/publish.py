@@ -92,6 +92,8 @@ class PublishRelease(PlannedTask[UploadRun]):
     repeat_release = luigi.BoolParameter(description="Publish a version again, where the archive allows it.")
     create_archive = luigi.BoolParameter(description="Make the folder an archive if it is none.")
 
+    _newest: str | None = None
+
     def make_plan(self) -> UploadRun:
         """Freeze what the project holds now into a manifest."""
         if not self.project_directory:
@@ -123,12 +125,19 @@ class PublishRelease(PlannedTask[UploadRun]):
             },
             f"the record of {title}",
         )
-        record.dump()  # what cannot be written is refused before anything is uploaded
+        archive.check_record(record)  # what cannot be written is refused before anything is uploaded
         manifest = Manifest(self.location(), self.user, workspace, str(directory), record)
         run = UploadRun(manifest, archive)
         run.project = project
         run.unreadable = unreadable
+        run.repeats = self._repeated(run) if self.repeat_release else None
         return run
+
+    def _repeated(self, run: UploadRun) -> str:
+        """Return where the record is that was the newest of this version when this task began."""
+        if self._newest is None:
+            self._newest = run.published_place() or ""
+        return self._newest
 
     def _title_and_version(self, release_file: ReleaseFile) -> tuple[str, str]:
         title, version = self.title or release_file.title, self.release_version or release_file.version

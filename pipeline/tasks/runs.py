@@ -13,7 +13,7 @@ from ..errors import BlobsFailedError, ManifestError, ReleaseExistsError, Releas
 from ..manifest import Manifest
 from ..progress import Progress, format_bytes, log
 from ..project import Project, changed_files
-from ..release import Blob, ReleaseRecord
+from ..release import RECORD_PID, Blob, ReleaseRecord
 from ..settings import read_settings
 
 AnyRun = TypeVar("AnyRun", bound="Run")
@@ -196,9 +196,12 @@ class UploadRun(Run):
     ----------
     project : Project or None
         The project as it was scanned; None in a process that was only handed the manifest.
+    repeats : str or None
+        Where the record is that is to be followed by another one of the same version; None when none is.
     """
 
     project: Project | None = None
+    repeats: str | None = None
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         super().__init__(manifest, archive)
@@ -243,16 +246,27 @@ class UploadRun(Run):
         if self._published:
             return True
         published = self.published()
+        if published is not None and self.repeats is not None and self._place_of(published) == self.repeats:
+            return False
         if published is not None and not (
             self.unreadable or ReleaseRecord(published, self.record.title).same_release(self.record)
         ):
+            also = " or --repeat-release" if self.archive.supports_repeat_releases else ""
             raise ReleaseExistsError(
                 f"{self.record.title} is in {self.archive.host} already, with other content, and a published release "
-                "never changes; give another --release-version."
+                f"never changes; give another --release-version{also}."
             )
         # A record never changes, so that it need not be read again.
         self._published = published is not None
         return self._published
+
+    def published_place(self) -> str | None:
+        """Return where the record of this version is, or None where there is none."""
+        published = self.published()
+        return None if published is None else self._place_of(published)
+
+    def _place_of(self, published: dict[str, Any]) -> str:
+        return str(published.get(RECORD_PID) or self.archive.locate_record(published, self.manifest.workspace))
 
     def is_finished(self) -> bool:
         """Tell whether the record and every blob of it are in the archive."""

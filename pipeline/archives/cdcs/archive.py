@@ -1,0 +1,364 @@
+"""An archive on a CDCS site.
+
+A release record is a record of the template Release, a blob is a blob of CDCS, and a record of the template
+BlobMetadata says which bytes it holds. All are in a workspace, and none is looked for elsewhere.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...checksums import CHUNK, Stream, hash_file
+from ...credentials import get_credentials, get_token
+from ...destination import fetch_file
+from ...errors import (
+    ArchiveError,
+    BlobDamagedError,
+    BlobsFailedError,
+    InvalidVersionError,
+    PipelineError,
+    RecordError,
+    ReleaseRecordNotFoundError,
+    printable,
+)
+from ...release import BYTES, FOLDER, ITEM, PID, RECORD_PID, SHA1, Blob, ReleaseRecord, walk_mapping
+from ...transfer import Meter, Silent
+from ...versions import matches, parse_expressions, precedence
+from ..interface import DEFAULT_WORKSPACE, ArchiveInterface, Record
+from .client import CDCSClient, Data, encode_content
+from .http import Ident, NotFoundError
+from .uploads import PID_KEY, SHA1_KEY, BlobShelf
+
+RELEASE, BLOB_METADATA = "Release", "BlobMetadata"
+_DRAFT = "http://json-schema.org/draft-07/schema#"
+SCHEMAS: dict[str, dict[str, Any]] = {
+    RELEASE: {
+        "$schema": _DRAFT,
+        "title": RELEASE,
+        "type": "object",
+        "required": ["title", "title_versionless", "version", "project"],
+        "properties": {
+            **{name: {"type": "string"} for name in ("title", "title_versionless", "version")},
+            "project": {"type": "object"},
+        },
+    },
+    BLOB_METADATA: {
+        "$schema": _DRAFT,
+        "title": BLOB_METADATA,
+        "type": "object",
+        "required": [SHA1_KEY, PID_KEY, BYTES],
+        "properties": {
+            SHA1_KEY: {"type": "string"},
+            PID_KEY: {"type": "string"},
+            BYTES: {"type": "integer", "minimum": 0},
+        },
+    },
+}
+
+
+class CDCSArchive(ArchiveInterface):
+    """An archive on a CDCS site.
+
+    Parameters
+    ----------
+    host : str
+        Address of the site, such as ``https://cdcs.example.org``.
+    user : str, optional
+        Who uses it; asked for where nobody says.
+    password : str, optional
+        By default from the environment, the system keyring or a prompt.
+
+    Attributes
+    ----------
+    curator : CDCSClient
+        The REST client.
+
+    Raises
+    ------
+    CredentialsError
+        When there is no password and nobody to ask for it.
+    """
+
+    supports_repeat_releases = True
+
+    def __init__(self, host: str, user: str | None = None, password: str | None = None) -> None:
+        host = str(host).rstrip("/")
+        token = get_token(host, user) if password is None else None
+        if token is None:
+            user, password = get_credentials(host, user, password)
+        super().__init__(host, user)
+        self.curator = CDCSClient(host, user=user, password=password, token=token)
+        self._templates: dict[str, list[Ident]] = {}
+        self._workspaces: dict[str, Ident] = {}
+
+    # --- what the site has ----------------------------------------------------------------------------------------
+
+    def missing_templates(self) -> list[str]:
+        """Return the titles of the templates that an administrator has to install before releases can be kept."""
+        missing = []
+        for title in SCHEMAS:
+            try:
+                self._template(title)
+            except NotFoundError:
+                missing.append(title)
+        return missing
+
+    def install_templates(self) -> list[str]:
+        """Install the templates that are missing and return their titles; needs an administrator."""
+        missing = self.missing_templates()
+        for title in missing:
+            self.curator.create_template(title, SCHEMAS[title])
+        return missing
+
+    def _template(self, title: str) -> list[Ident]:
+        if title not in self._templates:
+            self._templates[title] = self.curator.template_ids(title)
+        return self._templates[title]
+
+    def _workspace(self, title: str) -> Ident:
+        if title not in self._workspaces:
+            self._workspaces[title] = self.curator.workspace_id(title)
+        return self._workspaces[title]
+
+    def _shelf(self, workspace: str) -> BlobShelf:
+        return BlobShelf(self.curator, self._template(BLOB_METADATA), self._workspace(workspace))
+
+    # --- records --------------------------------------------------------------------------------------------------
+
+    def get_release_records(
+        self,
+        title_versionless: str,
+        version_expressions: Sequence[str] | None = None,
+        workspace: str = DEFAULT_WORKSPACE,
+    ) -> dict[str, Record]:
+        """Return the records of a release that satisfy all version expressions, oldest to newest.
+
+        Of a version that was published more than once, the newest record is returned.
+
+        Raises
+        ------
+        ReleaseRecordNotFoundError
+            When there is none.
+        RecordError
+            When one of them is damaged.
+        """
+        wanted = parse_expressions(version_expressions)
+        records: dict[str, Record] = {}
+        for data, content in self._query_releases(title_versionless, workspace):
+            if matches(content["version"], wanted):
+                # Sites that give no PIDs still have an address for the record.
+                content.setdefault(RECORD_PID, f"{self.curator.host}/rest/data/{data.id}/")
+                records[content["title"]] = content
+        self._add_digests(records.values(), workspace)
+        for title, content in records.items():
+            ReleaseRecord(content, f"{title} in {self.host}")
+        return records
+
+    def get_release_versions(self, title_versionless: str, workspace: str = DEFAULT_WORKSPACE) -> list[str]:
+        """Return the versions of a release, oldest to newest."""
+        versions = {content["version"] for _, content in self._query_releases(title_versionless, workspace)}
+        return sorted(versions, key=lambda version: (precedence(version), version))
+
+    def _query_releases(self, title: str, workspace: str) -> Iterator[tuple[Data, Record]]:
+        """Yield the records that are those of a release, in the order in which they were published."""
+        query = {"title_versionless": title}
+        for data in self.curator.query(self._template(RELEASE), query, self._workspace(workspace)):
+            with contextlib.suppress(RecordError, InvalidVersionError):
+                content = data.content()
+                precedence(content.get("version"))  # type: ignore[arg-type]
+                if (content.get("title_versionless"), content.get("title")) == (
+                    title,
+                    f"{title}-v{content['version']}",
+                ):
+                    yield data, content
+
+    def _add_digests(self, records: Iterable[Record], workspace: str) -> None:
+        """Write into records of the earlier tool which digests their blobs have: it keeps them in BlobMetadata only."""
+        nodes = [node for content in records for node in _nodes_without_digest(content)]
+        if nodes:
+            digests = self._shelf(workspace).digests(node[PID] for node in nodes)
+            for node in nodes:
+                if node[PID] in digests:
+                    node[SHA1] = digests[node[PID]]
+
+    def check_record(self, record: ReleaseRecord) -> None:
+        """Refuse a record that the site would not take.
+
+        Raises
+        ------
+        RecordError
+            When it has a key or a value that CDCS refuses.
+        """
+        super().check_record(record)
+        encode_content(record.content)
+
+    def upload_release_record(
+        self, release_record: Record, workspace: str | None = None, *, workspace_title: str | None = None
+    ) -> str:
+        """Publish a record and return its PID. The workspace goes by either name.
+
+        A version that is there already is published once more, and readers get the newer record.
+
+        Raises
+        ------
+        ArchiveError
+            When a blob of the record is not in the archive.
+        RecordError
+            When the record is not valid.
+        """
+        given = workspace if workspace is not None else workspace_title
+        where = DEFAULT_WORKSPACE if given is None else given
+        record = ReleaseRecord(release_record)
+        self._refuse_without_blobs(record, where)
+        # The PID is the site's to give: that of a record that was fetched belongs to that one.
+        content = {key: value for key, value in record.content.items() if key != RECORD_PID}
+        before = {data.id for data, _ in self._query_releases(record.title_versionless, where)}
+
+        def already_done() -> Data | None:
+            for data, published in self._query_releases(record.title_versionless, where):
+                if data.id not in before and _without_pid(published) == content:
+                    return data
+            return None
+
+        made = self.curator.create_data(
+            record.title, self._template(RELEASE)[0], self._workspace(where), content, already_done
+        )
+        return str(made.content().get(RECORD_PID, f"{self.curator.host}/rest/data/{made.id}/"))
+
+    def _refuse_without_blobs(self, record: ReleaseRecord, workspace: str) -> None:
+        found = self._shelf(workspace).find({blob.digest: blob.size for blob in record.blobs})
+        pids = {description.pid for description in found.values()}
+        for node in walk_mapping(record.content["project"], record.title):
+            if node.item != FOLDER and node.properties[BYTES] and node.properties.get(PID) not in pids:
+                raise ArchiveError(
+                    f"{record.title} was not published: the blob of '{printable(node.path)}' is not in "
+                    f"{printable(self.host)} yet; upload the blobs first."
+                )
+
+    def locate_record(self, record: Record, workspace: str) -> str:
+        """Return the PID of a published record, the newest of its version; without one, the site."""
+        with contextlib.suppress(ReleaseRecordNotFoundError):
+            records = self.get_release_records(record["title_versionless"], [f"=={record['version']}"], workspace)
+            if record["title"] in records:
+                return str(records[record["title"]][RECORD_PID])
+        return str(self.host)
+
+    # --- blobs ----------------------------------------------------------------------------------------------------
+
+    def find_blobs(self, blobs: Iterable[Blob], title_versionless: str, workspace: str) -> dict[str, str]:
+        """Return the PIDs of those blobs that are in the workspace with the right size, digest to PID."""
+        found = self._shelf(workspace).find({blob.digest: blob.size for blob in blobs})
+        return {digest: description.pid for digest, description in found.items()}
+
+    def upload_blobs(
+        self,
+        blobs: Sequence[Blob],
+        project_directory: Path,
+        record: ReleaseRecord,
+        workspace: str,
+        *,
+        threads: int,
+        meter: Meter,
+        chunk_size: int = CHUNK,
+    ) -> tuple[dict[str, str], dict[str, Exception]]:
+        """Upload those blobs that are not in the workspace."""
+        try:
+            return self._shelf(workspace).upload(blobs, project_directory, threads=threads, meter=meter)
+        except PipelineError as error:
+            for blob in blobs:
+                meter.finished(blob.paths[0], 0, error, False)
+            return {}, {blob.digest: error for blob in blobs}
+
+    def process_and_upload_blob(  # type: ignore[override]  # the documented order of the titles is another one here
+        self,
+        posix_rel_path: str | Path,
+        working_dir: str | Path,
+        release_title: str,
+        release_title_versionless: str,
+        workspace_title: str,
+        chunk_size: int,
+        verbose: bool = False,
+    ) -> tuple[str | None, int]:
+        """Upload one file, unless the workspace has its bytes already."""
+        path = Path(posix_rel_path).as_posix()
+        digest, stamp = hash_file(Path(working_dir) / path)
+        if stamp.size == 0:
+            return None, 0
+        blob = Blob(digest, stamp.size, (path,))
+        pids, failures = self._shelf(workspace_title).upload([blob], Path(working_dir), threads=1, meter=Silent())
+        if failures:
+            raise BlobsFailedError([(path, failures[digest])])
+        if verbose:
+            print(f"{printable(path)}: {printable(pids[digest])}, {stamp.size} bytes")
+        return pids[digest], stamp.size
+
+    @contextlib.contextmanager
+    def open_blob(self, blob: Blob, release_record: Record, workspace: str, offset: int = 0) -> Iterator[Stream]:
+        """Open a blob as a stream of its bytes from `offset` on. Where the site cannot, what comes before is skipped.
+
+        Raises
+        ------
+        BlobDamagedError
+            When the site does not have it.
+        """
+        try:
+            opened = self.curator.open_blob(str(blob.pid), offset, most=blob.size + 1)
+            stream = opened.__enter__()
+        except NotFoundError:
+            raise BlobDamagedError(
+                f"its blob {printable(blob.pid)} is missing from the archive; restore it and run the same command again"
+            ) from None
+        try:
+            left = offset - stream.start
+            while left > 0 and (data := stream.read(min(left, CHUNK))):
+                left -= len(data)
+            yield stream
+        finally:
+            opened.__exit__(None, None, None)
+
+    def download_blob(
+        self,
+        blob_pid: str,
+        target_file: str | Path,
+        update_dict: dict[str, Any],
+        expected_size: int,
+        release_record: Record,
+        workspace: str,
+        chunk_size: int = 2**25,
+    ) -> None:
+        """Fetch one blob into a file, which gets its name only when the bytes are verified.
+
+        Raises
+        ------
+        BlobsFailedError
+            When the blob is missing or damaged; `update_dict` tells the same.
+        """
+
+        def find() -> Blob:
+            content = copy.deepcopy(release_record)
+            self._add_digests([content], workspace)
+            for node in walk_mapping(content["project"], "the record"):
+                if node.item != FOLDER and node.properties.get(PID) == blob_pid and node.properties.get(SHA1):
+                    return Blob(node.properties[SHA1], expected_size, (node.path,), blob_pid)
+            raise RecordError(f"The record has no blob {printable(blob_pid)}; give one of its {PID}.")
+
+        fetch_file(
+            find,
+            lambda blob, offset: self.open_blob(blob, release_record, workspace, offset),
+            Path(target_file),
+            update_dict,
+            chunk_size,
+        )
+
+
+def _nodes_without_digest(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for node in walk_mapping(content["project"] if isinstance(content.get("project"), dict) else {}, "the record"):
+        properties = node.properties
+        if properties[ITEM] != FOLDER and properties.get(SHA1) is None and isinstance(properties.get(PID), str):
+            yield properties
+
+
+def _without_pid(content: Record) -> Record:
+    return {key: value for key, value in content.items() if key != RECORD_PID}

@@ -1,0 +1,302 @@
+"""What goes over a connection to a CDCS site: uploads, downloads, patience with both, and what their failures mean."""
+
+import contextlib
+import email.utils
+import io
+import ipaddress
+import json
+import re
+import secrets
+import time
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from ...checksums import Stream
+from ...errors import ArchiveError, SourceChangedError, printable
+
+PORTS = {"https": 443, "http": 80}
+ROOM_FOR_HEADERS = 2**20
+# An answer must bring this much within each read timeout spent waiting; without it one byte a minute would never end.
+_LEAST_PROGRESS = 2**14
+_BLOCK = 2**17
+
+
+class TransferBrokenError(ArchiveError):
+    """A download that ended early or stood still. What came so far is good; it may go on from there."""
+
+
+class TemporaryError(Exception):
+    """A failure that may pass. `sent` is False when the site cannot have seen the request."""
+
+    def __init__(self, sentence: str, pause: float = 0.0, sent: bool = True) -> None:
+        super().__init__(sentence)
+        self.pause = pause
+        self.sent = sent
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+class Multipart:
+    """A form with one file, read as it is sent. Its length is known, because CDCS takes no chunked uploads."""
+
+    def __init__(self, filename: str, stream: Stream, size: int) -> None:
+        boundary = secrets.token_hex(16)
+        # The part name decides about the extension only; the field keeps the real name, whatever its letters.
+        part = re.sub(r"[^A-Za-z0-9._-]", "_", filename)[-100:]
+        head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="filename"\r\n\r\n{filename}\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="blob"; filename="{part}"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        )
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self.failure: Exception | None = None
+        self._name, self._stream, self._left = filename, stream, size
+        self._head, self._tail = io.BytesIO(head.encode()), io.BytesIO(f"\r\n--{boundary}--\r\n".encode())
+        self._length = len(self._head.getbuffer()) + size + len(self._tail.getbuffer())
+
+    def __len__(self) -> int:
+        """Return the length of the whole body."""
+        return self._length
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next piece; an empty one is the end."""
+        if data := self._head.read(size):
+            return data
+        try:
+            if data := self._file(_BLOCK if size < 0 else size):
+                return data
+        except Exception as error:
+            # Kept because urllib3 takes an error of the disk for one of the network.
+            self.failure = error
+            raise
+        return self._tail.read(size)
+
+    def _file(self, size: int) -> bytes:
+        data = self._stream.read(min(size, self._left) if self._left else 1) or b""
+        if bool(data) != bool(self._left):
+            raise SourceChangedError(f"{printable(self._name)} changed while it was being uploaded; run again.")
+        self._left -= len(data)
+        return data
+
+
+class BlobStream(io.RawIOBase):
+    """The bytes of a blob as they come.
+
+    Attributes
+    ----------
+    start : int
+        Where in the blob the first byte stands: the offset that was asked for if the site honours it, else 0.
+    length : int or None
+        How many bytes the site announces from there on.
+    """
+
+    def __init__(self, response: requests.Response, start: int) -> None:
+        self._response, self.start = response, start
+        announced = response.headers.get("Content-Length", "")
+        self.length = int(announced) if re.fullmatch(r"\d{1,18}", announced) else None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, completely except at the end; raise TransferBrokenError when the end comes too early."""
+        view = memoryview(buffer).cast("B")
+        url = show_url(self._response.url)
+        try:
+            data = self._response.raw.read(len(view), decode_content=False)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            why = _reason(error)
+        else:
+            view[: len(data)] = data
+            return len(data)
+        raise TransferBrokenError(f"The download of {url} broke off: {why}; run again to go on.")
+
+
+# --- patience ---------------------------------------------------------------------------------------------------------
+# How long to wait, and how many bytes an answer may have: set while a request is sent, read by its socket.
+LIMITS: ContextVar[tuple[float, int]] = ContextVar("limits")
+
+
+class _PacedReader(io.RawIOBase):
+    """What a socket receives, as long as it comes at a sensible pace and ends: headers and trailers included."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self._patience, self._allowance = LIMITS.get()
+        self._waited, self._received = 0.0, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        began = time.monotonic()
+        count = self._raw.readinto(buffer) or 0
+        # Only time spent waiting counts: whoever reads may be slow to store what came.
+        self._waited += time.monotonic() - began
+        self._received += count
+        self._allowance -= count
+        if self._allowance < 0:
+            raise ArchiveError("The site sends more bytes than its answer can have; tell the site.")
+        if self._received >= _LEAST_PROGRESS:
+            self._waited, self._received = 0.0, 0
+        elif count and self._waited > 2 * self._patience:
+            raise TimeoutError("the answer comes too slowly")
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _PacedSocket:
+    """A connected socket whose answers are read through `_PacedReader`."""
+
+    def __init__(self, connected: Any) -> None:
+        self._connected = connected
+
+    def makefile(self, mode: str, *args: Any, **options: Any) -> io.BufferedReader:
+        return io.BufferedReader(_PacedReader(self._connected.makefile("rb", buffering=0)), _BLOCK)
+
+    def sendall(self, data: Any) -> None:
+        # urllib3 would give each piece of an upload only as long as it gives a connection.
+        self._connected.settimeout(LIMITS.get()[0])
+        self._connected.sendall(data)
+
+    def fileno(self) -> int:
+        return int(self._connected.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connected, name)
+
+
+class _PacedHTTP(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        self.sock = _PacedSocket(self.sock)
+
+
+class _PacedHTTPS(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        self.sock = _PacedSocket(self.sock)
+
+
+class _HTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _PacedHTTP
+
+
+class _HTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _PacedHTTPS
+
+
+class PacedAdapter(HTTPAdapter):
+    """Makes connections that do not wait for ever."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the pools of direct connections."""
+        super().init_poolmanager(*args, **options, blocksize=_BLOCK)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        """Make the pools of connections through a proxy."""
+        manager = super().proxy_manager_for(proxy, **options)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        return manager
+
+
+class Authorization:
+    """Sets the header of one request, or none. Never shows it."""
+
+    def __init__(self, header: str | None) -> None:
+        self._header = header
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Set it."""
+        if self._header is not None:
+            request.headers["Authorization"] = self._header
+        return request
+
+
+# --- addresses and sentences ------------------------------------------------------------------------------------------
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port of an address, or raise if it is none that can be asked."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if (
+            parts.scheme in PORTS
+            and parts.hostname
+            and "@" not in parts.netloc
+            and not re.search(r"[\x00-\x20\x7f\\]", url)
+        ):
+            return parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme]
+    raise ArchiveError(f"{show_url(url)} is not an http or https address without user name, spaces and backslashes.")
+
+
+def join_url(base: str, url: str) -> str:
+    """Return the address that `url` means on a page at `base`."""
+    with contextlib.suppress(ValueError):
+        return urljoin(base, url)
+    raise ArchiveError(f"{show_url(url)} is not an address; tell the site.")
+
+
+def show_url(url: str | None) -> str:
+    """Return an address fit to be shown: without user, password and query."""
+    return printable(re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url or "")[0]))[:200]
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def join_texts(value: Any) -> str:
+    """Return a JSON value as text, a list with commas."""
+    if isinstance(value, list):
+        return ", ".join(map(join_texts, value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def pause_in(text: str) -> float:
+    """Return how many seconds a Retry-After header asks to wait; none where it cannot be understood."""
+    if re.fullmatch(r"\d{1,9}", text.strip()):
+        return float(text)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    return 0.0
+
+
+def _reason(error: BaseException) -> str:
+    """Return in a few words what a library says about a connection."""
+    timeouts = (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
+    if isinstance(error, timeouts) or "timed out" in str(error):
+        return "the site stopped sending"
+    return "the connection was lost"
+
+
+def explain_failure(error: BaseException, url: str) -> Exception:
+    """Return what an error of the libraries means: one that may pass, or a sentence."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return ArchiveError(f"The certificate of {url} is not trusted; give the bundle of the site's authority.")
+    if isinstance(error, requests.exceptions.ProxyError):
+        return TemporaryError(f"The proxy on the way to {url} does not answer; check HTTPS_PROXY and NO_PROXY.")
+    inner = getattr(error.args[0], "reason", None) if error.args else None
+    if isinstance(error, requests.ConnectTimeout) or isinstance(inner, urllib3.exceptions.NewConnectionError):
+        return TemporaryError(f"{url} cannot be reached; check the address and the network.", sent=False)
+    if isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)):
+        return TemporaryError(f"{url} did not answer: {_reason(error)}.")
+    if isinstance(error, urllib3.exceptions.HTTPError):
+        return TemporaryError(f"{url} did not answer: {_reason(error)}.")
+    return ArchiveError(f"{url} cannot be asked; check the address.")
