@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -186,8 +187,10 @@ class BlobShelf:
             return self._whole(self._leftovers([blob.digest]).get(blob.digest, []), blob, check)
 
         name = blob.digest + os.path.splitext(blob.paths[0])[1]
-        with project_source(project_directory, blob.paths[0], 0) as source:
-            stream = _CheckedSource(source, blob, meter, check)
+        with (
+            project_source(project_directory, blob.paths[0], 0) as source,
+            _CheckedSource(source, blob, meter, check) as stream,
+        ):
             return self._curator.upload_blob(name, stream, blob.size, already_done)
 
     def _describe(self, blob: Blob, pid: str, handle: str) -> Description:
@@ -279,11 +282,16 @@ def age(data: Data) -> tuple[str, str]:
 
 
 class _CheckedSource(io.RawIOBase):
-    """A file on its way to the site. Its end is given only when all its bytes had the digest of the blob."""
+    """A file on its way to the site. Its end is given only when all its bytes had the digest of the blob.
+
+    A large file is hashed in a thread of its own, while the bytes are sent.
+    """
 
     def __init__(self, stream: Stream, blob: Blob, meter: Meter, check: Callable[[], None]) -> None:
         self._stream, self._blob, self._meter, self._check = stream, blob, meter, check
         self._hash, self._position = new_hash(algorithm(blob.digest)), 0
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="pipeline-hash")
+        self._hashing: Future[None] | None = None
 
     def tell(self) -> int:
         """Return how many bytes were read."""
@@ -294,6 +302,7 @@ class _CheckedSource(io.RawIOBase):
         if offset or whence != os.SEEK_SET:
             raise io.UnsupportedOperation("an upload can only start over")
         self._stream.seek(0)
+        self._finish_hashing()
         if self._position:
             self._meter.advanced(self._blob.paths[0], -self._position)
         self._hash, self._position = new_hash(algorithm(self._blob.digest)), 0
@@ -309,10 +318,23 @@ class _CheckedSource(io.RawIOBase):
         """
         self._check()
         data = self._stream.read(size) or b""
+        self._finish_hashing()
         if not data and self._hash.hexdigest() != self._blob.digest:
             raise source_changed()
-        self._hash.update(data)
+        if len(data) == self._blob.size:
+            self._hash.update(data)
+        else:
+            self._hashing = self._hasher.submit(self._hash.update, data)
         self._position += len(data)
         if data:
             self._meter.advanced(self._blob.paths[0], len(data))
         return data
+
+    def _finish_hashing(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+
+    def close(self) -> None:
+        """End the thread; the file is closed by whoever opened it."""
+        self._hasher.shutdown()
+        super().close()
