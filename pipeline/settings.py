@@ -40,6 +40,27 @@ def read_settings() -> pipeline:
     return settings
 
 
+def transfer_limit(host: str) -> int | None:
+    """Return how many transfers ``[resources]`` allows to run at the same time with a host; None without a limit.
+
+    Parameters
+    ----------
+    host : str
+        Name of the host without a port, which a name in a configuration file cannot have.
+
+    Raises
+    ------
+    SettingsError
+        When it is no positive number.
+    """
+    text = luigi.configuration.get_config().get("resources", host, "") if host else ""
+    if not text:
+        return None
+    if not text.isdecimal() or not int(text):
+        raise SettingsError(f"[resources] {host} = {printable(text)} in luigi.cfg is no number above 0; correct it.")
+    return int(text)
+
+
 def full_path(path: str, option: str) -> str:
     """Return an absolute path, with ``~`` and ``~user`` resolved.
 

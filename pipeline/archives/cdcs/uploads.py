@@ -25,7 +25,7 @@ from ..interface import project_source
 from .bodies import TransferBrokenError
 from .client import Blob as StoredBlob
 from .client import CDCSClient, Data
-from .http import Ident, SiteRefusedError, SiteUnavailableError
+from .http import Ident, NotAllowedError, SiteRefusedError, SiteUnavailableError
 
 Item = TypeVar("Item")
 
@@ -174,13 +174,22 @@ class BlobShelf:
         else:
             stored = self._send(blob, project_directory, meter, workers.check)
         if stored.workspace is None:
-            self._curator.assign_blob(stored.id, self.workspace)
+            self._assign(stored)
         # A blob of another run can be seen before it has its PID; sites without PIDs have the handle only.
         pid = stored.pid or self._curator.get_blob(stored.id).pid or stored.handle
         description = self._describe(blob, pid, stored.handle)
         self._curator.attach_metadata(stored.id, description.record)
         self._made[blob.digest] = description
         return _Upload(stored, description, is_new)
+
+    def _assign(self, stored: StoredBlob) -> None:
+        try:
+            self._curator.assign_blob(stored.id, self.workspace)
+        except NotAllowedError:
+            # Anybody may upload what nobody else can read; it would only be in the way.
+            with contextlib.suppress(PipelineError):
+                self._curator.delete_blob(stored.id)
+            raise
 
     def _send(self, blob: Blob, project_directory: Path, meter: Meter, check: Callable[[], None]) -> StoredBlob:
         def already_done() -> StoredBlob | None:
@@ -245,7 +254,7 @@ class BlobShelf:
 
 
 # Each other blob would wait as long, for the same answer.
-_HOPELESS = (SiteUnavailableError, CredentialsError)
+_HOPELESS = (SiteUnavailableError, NotAllowedError, CredentialsError)
 
 
 def _unless_hopeless(function: Callable[[Item], None]) -> Callable[[Item], None]:
