@@ -82,12 +82,13 @@ class BlobShelf:
         A description may outlive its blob. Each is confirmed: the user's own blobs are listed, others looked up.
         """
         found = self.described(sizes)
-        own = {url for blob in self._curator.find_own_blobs(found) for url in (blob.pid, blob.handle)}
+        own = [blob for blob in self._curator.find_own_blobs(found) if blob.workspace == self.workspace]
+        readable = {blob.pid or blob.handle for blob in own}
         alive: dict[str, Description] = {}
 
         def confirm(digest: str) -> None:
             for description in found[digest]:
-                if description.pid in own or self._can_be_read(description):
+                if description.pid in readable or self._can_be_read(description):
                     alive[digest] = description
                     return
 
@@ -121,7 +122,8 @@ class BlobShelf:
         """Ask the site for a blob of another user, without reading it where its handle is known."""
         try:
             if number := re.search(r"/(\w+)/?$", description.handle or ""):
-                return self._curator.get_blob(number[1]).pid == description.pid
+                blob = self._curator.get_blob(number[1])
+                return (blob.workspace, blob.pid or blob.handle) == (self.workspace, description.pid)
             with self._curator.open_blob(description.pid, most=description.size + 1) as stream:
                 return stream.length in (None, description.size)
         except (SiteRefusedError, TransferBrokenError):
