@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from .errors import CredentialsError, SettingsError, explain, printable
+from .errors import CredentialsError, SettingsError, printable
 from .settings import normalize_host, read_aliases
 
 log = logging.getLogger("pipeline")
@@ -230,13 +230,13 @@ def _read_file(name: str) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        problem = explain(error, path)
+        problem = (error.strerror or "it cannot be read").lower()
     else:
         text = data.decode("utf-8", "surrogateescape")
         if len(data) <= _LARGEST_FILE and _is_text(text):
             return text.removesuffix("\n").removesuffix("\r")
-        problem = f"{printable(path)}: it is not a short text in UTF-8"
-    raise CredentialsError(f"The credential file {problem}; correct it, or remove it.")
+        problem = "it is not a short text in UTF-8"
+    raise CredentialsError(f"The credential file {printable(path)} cannot be used: {problem}; correct it or remove it.")
 
 
 def _is_text(value: str) -> bool:

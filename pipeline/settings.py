@@ -11,7 +11,7 @@ import luigi
 import luigi.configuration
 import platformdirs
 
-from .errors import SettingsError, explain, printable
+from .errors import SettingsError, printable
 
 _MOST_THREADS = 256
 _PORTS = {"https": 443, "http": 80}
@@ -104,7 +104,7 @@ def trusted_bundle(settings: pipeline) -> str | None:
     except ssl.SSLError:
         problem = "there is no certificate in it, in PEM format"
     except (OSError, ValueError) as error:
-        problem = explain(error).removeprefix(f"{path}: ")
+        problem = (getattr(error, "strerror", None) or "it is no path").lower()
     raise SettingsError(f"[pipeline] ca_bundle = {printable(path)} in luigi.cfg cannot be used: {problem}; correct it.")
 
 
