@@ -495,7 +495,7 @@ def test_a_secret_is_nowhere(desk: Desk, server: CDCSServer) -> None:
         ):
             environment |= {f"PIPELINE_{name}": value for name, value in {"TOKEN": "", **given}.items()}
             output, lines_of_processes = watched(desk.workshop.start(task, **options), code)
-            assert task in lines_of_processes
+            assert task in lines_of_processes or not Path("/proc/self").exists()
             assert "urllib3.connectionpool" in output
             seen += output + lines_of_processes
         told = luigid.everything()
