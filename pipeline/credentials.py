@@ -164,11 +164,11 @@ class _Offers:
     def missing(self, what: str, user: str | None = None) -> CredentialsError:
         """Return the error that says how to provide what is missing."""
         ending = self._endings[0] if self._endings else "_<ALIAS>" if self.withheld else ""
-        user, password, token = (name + ending for name in _NAMES)
+        names = [name + ending for name in _NAMES]
         nobody = "nobody answered" if _can_ask() else "nobody to ask"
         sentence = (
-            f"There is no {what} for {printable(self.host)}, and {nobody}; set {user} and {password}, or {token}, "
-            "or run once in a terminal to store them"
+            f"There is no {what} for {printable(self.host)}, and {nobody}; set {names[0]} and {names[1]}, or "
+            f"{names[2]}, or run once in a terminal to store them"
         )
         if self.withheld:
             sentence += f" ({self.why_withheld()})"

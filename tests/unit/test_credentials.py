@@ -153,6 +153,9 @@ def test_a_secret_beside_a_user_name_is_for_that_user_only(monkeypatch: pytest.M
     monkeypatch.setenv("PIPELINE_TOKEN", "0f1e")
     assert find_login(HOST).token == "0f1e"
     assert find_login(HOST, "grace").token is None
+    with pytest.raises(CredentialsError) as caught:
+        get_credentials(HOST)
+    assert "is for 'ada'" not in str(caught.value), "it is a token that ada has, and no password"
 
 
 @pytest.mark.parametrize("empty", ["", None])
