@@ -290,7 +290,10 @@ def _reason(error: BaseException) -> str:
 def explain_failure(error: BaseException, url: str) -> Exception:
     """Return what an error of the libraries means: one that may pass, or a sentence."""
     if isinstance(error, requests.exceptions.SSLError):
-        return ArchiveError(f"The certificate of {url} is not trusted; give the bundle of the site's authority.")
+        return ArchiveError(
+            f"The certificate of {url} is not trusted; give the bundle of the site's authority as [pipeline] ca_bundle "
+            "in luigi.cfg."
+        )
     if isinstance(error, requests.exceptions.ProxyError):
         return TemporaryError(f"The proxy on the way to {url} does not answer; check HTTPS_PROXY and NO_PROXY.")
     inner = getattr(error.args[0], "reason", None) if error.args else None
