@@ -165,6 +165,12 @@ class Site:
         with contextlib.suppress(SiteRefusedError):
             self.call("GET", "/rest/core-settings/", doing="to tell its settings", repeat=True)
 
+    def is_here(self, url: str) -> bool:
+        """Tell whether an address, which comes from outside, is on this site."""
+        with contextlib.suppress(ArchiveError):
+            return origin_of(join_url(self.host + "/", url)) == self._origin
+        return False
+
     def close(self) -> None:
         """Close the connections of this thread. The client stays usable."""
         if (session := getattr(self._local, "session", None)) is not None:

@@ -124,6 +124,8 @@ class BlobShelf:
             if number := re.search(r"/(\w+)/?$", description.handle or ""):
                 blob = self._curator.get_blob(number[1])
                 return (blob.workspace, blob.pid or blob.handle) == (self.workspace, description.pid)
+            if not self._curator.is_here(description.pid):
+                return False
             with self._curator.open_blob(description.pid, most=description.size + 1) as stream:
                 return stream.length in (None, description.size)
         except (SiteRefusedError, TransferBrokenError):
