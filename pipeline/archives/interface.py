@@ -407,6 +407,7 @@ class ArchiveInterface(ABC):
                 "project": _only(project_mapping, failures),
             }
         )
+        self.check_record(release)
         with Progress(release_title, len(release.blobs), release.nbytes) as progress:
             pids, failed = self.upload_blobs(
                 release.blobs,

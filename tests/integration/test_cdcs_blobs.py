@@ -1,5 +1,6 @@
 """What becomes of blobs on a CDCS site that somebody else deletes, moves, describes or is uploading too."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def test_no_more_transfers_run_at_once_than_the_resources_of_the_host_allow(
             tasks = scheduler.ask("task_list", status="RUNNING", upstream_status="").values()
             running.add(sum(task["name"] == "UploadBlob" for task in tasks))
             assert scheduler.ask("resource_list")[0]["num_used"] <= 2
+            time.sleep(0.1)
         assert run.wait() == 0, run.stdout and run.stdout.read()
         assert running == {0, 1}
     finally:

@@ -247,6 +247,7 @@ class CDCSArchive(ArchiveInterface):
         given = workspace if workspace is not None else workspace_title
         where = DEFAULT_WORKSPACE if given is None else given
         record = ReleaseRecord(release_record)
+        self.check_record(record)
         self._refuse_without_blobs(record, where)
         # The PID is the site's to give: that of a record that was fetched belongs to that one.
         content = _without_pid(record.content)
@@ -276,9 +277,10 @@ class CDCSArchive(ArchiveInterface):
 
     def _refuse_without_blobs(self, record: ReleaseRecord, workspace: str) -> None:
         described = self._shelf(workspace).described({blob.digest: blob.size for blob in record.blobs})
-        pids = {description.pid for said in described.values() for description in said}
+        known = {(digest, description.pid) for digest, said in described.items() for description in said}
         for node in walk_mapping(record.content["project"], record.title):
-            if node.item != FOLDER and node.properties[BYTES] and node.properties.get(PID) not in pids:
+            properties = node.properties
+            if node.item != FOLDER and properties[BYTES] and (properties.get(SHA1), properties.get(PID)) not in known:
                 raise ArchiveError(
                     f"{record.title} was not published: the blob of '{printable(node.path)}' is not in "
                     f"{printable(self.host)} yet; upload the blobs first."

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -76,10 +77,16 @@ def encode_content(content: Mapping[str, Any]) -> str:
         raise RecordError("The record cannot be stored in CDCS: a text in it is not valid Unicode.") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"The record cannot be stored in CDCS: {printable(error)}.") from None
-    # Only a text that has one of the two at all is worth the walk through a large record.
-    if '"$' in text or "\\u0000" in text:
-        _refuse_odd_texts(json.loads(text))
+    _refuse_odd_texts(json.loads(text, object_pairs_hook=_without_twins))
     return text
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise RecordError(f"The record cannot be stored in CDCS: it has the key '{printable(key)}' twice in one place.")
+    return mapping
 
 
 def _refuse_odd_texts(value: Any) -> None:

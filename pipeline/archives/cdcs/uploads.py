@@ -199,7 +199,7 @@ class BlobShelf:
         def already_done() -> StoredBlob | None:
             return self._whole(self._leftovers([blob.digest]).get(blob.digest, []), blob, check)
 
-        name = blob.digest + os.path.splitext(blob.paths[0])[1]
+        name = blob.digest + _extension(blob.paths[0])
         with (
             project_source(project_directory, blob.paths[0], 0) as source,
             _CheckedSource(source, blob, meter, check) as stream,
@@ -275,6 +275,12 @@ def _unless_hopeless(function: Callable[[Item], None]) -> Callable[[Item], None]
             raise
 
     return call
+
+
+def _extension(path: str) -> str:
+    """Return the extension of a path, which sites look at; none where it would break the headers of a download."""
+    extension = os.path.splitext(path)[1]
+    return extension if re.fullmatch(r"\.[A-Za-z0-9_-]{1,20}", extension) else ""
 
 
 def _description(data: Data) -> Description | None:
