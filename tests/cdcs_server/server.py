@@ -258,7 +258,8 @@ class CDCSServer:
             _make_state(python, self.folder, self._environment())
             return
         # Migrations take seconds: they run once, and every later server starts from a copy.
-        fresh = cache_folder() / f"state-{_digest(*sorted(_HERE.rglob('*.py')), _HERE / 'requirements.txt')}"
+        sources = [*sorted((_HERE / "cdcs_site").glob("*.py")), _HERE / "server.py", _HERE / "requirements.txt"]
+        fresh = cache_folder() / f"state-{_digest(*sources)}"
         with _locked(cache_folder()):
             if not (fresh / "prepared").exists():
                 shutil.rmtree(fresh, ignore_errors=True)
