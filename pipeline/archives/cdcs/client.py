@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -24,6 +24,8 @@ from .http import (
 )
 
 _MOST_PAGES = 100_000
+# As many SHA-1 digests as fit into the first line of a request: web servers take no more than 4 to 8 kB.
+_MOST_PREFIXES = 80
 
 
 class Data(NamedTuple):
@@ -191,6 +193,8 @@ class CDCSClient(Site):
         query: Mapping[str, Any],
         workspace: Ident | None,
         order_by: str = "creation_date,pk",
+        *,
+        few: bool = False,
     ) -> Iterator[Data]:
         """Yield every record that matches, each once, page by page to the end.
 
@@ -204,6 +208,8 @@ class CDCSClient(Site):
             Id of the workspace; None searches everything that the user can read.
         order_by : str, optional
             Fields of a record; a unique one last keeps records from changing pages.
+        few : bool, optional
+            Ask for all in one answer first, which sites give for up to a hundred records.
         """
         payload: dict[str, Any] = {"query": query, "order_by_field": order_by}
         if template is not None:
@@ -211,6 +217,9 @@ class CDCSClient(Site):
             payload["templates"] = [{"id": ident} for ident in idents]
         if workspace is not None:
             payload["workspaces"] = [{"id": workspace}]
+        if few and (together := self._together(payload)) is not None:
+            yield from map(self._data, together)
+            return
         seen: set[Ident] = set()
         # Records that come or go meanwhile move others across the borders of pages: another pass finds those.
         for _ in range(3):
@@ -226,6 +235,29 @@ class CDCSClient(Site):
                 return
         if len(seen) < max(counts):
             raise ArchiveError(f"{self.host} announces more records than it sends; run again, or tell the site.")
+
+    def _together(self, payload: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """Return all records of a query from one answer, or None where the site finds them too many for that."""
+        try:
+            answer = self.call(
+                "POST", "/rest/data/query/", {**payload, "all": "true"}, doing="to search records", repeat=True
+            )
+        except SiteRefusedError as error:
+            if error.status == 400 and "over the limit" in error.message:
+                return None
+            raise
+        return _sequence(answer.value, self.host)
+
+    def own_data(self, title: str, template: Ident) -> list[Data]:
+        """Return the user's own records of exactly one title, also those that a site has not put into its index yet."""
+        path = f"/rest/data/?title={quote(title, safe='')}&template={_segment(template)}"
+        found: list[Data] = []
+        for page in itertools.count(1):
+            answer = _mapping(self._get(f"{path}&page={page}", "to list records"), self.host)
+            found += map(self._data, _sequence(answer.get("results"), self.host))
+            if not answer.get("next") or page == _MOST_PAGES:
+                return [data for data in found if data.title == title]
+        raise AssertionError
 
     def _pages(self, payload: dict[str, Any]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Yield what each page of a query tells: how many records there are in all, and some of them."""
@@ -354,6 +386,23 @@ class CDCSClient(Site):
         path = "/rest/blob/" if filename is None else f"/rest/blob/?filename={quote(filename, safe='')}"
         blobs = [self._blob(item) for item in _sequence(self._get(path, "to list blobs"), self.host)]
         return [blob for blob in blobs if filename is None or blob.filename == filename]
+
+    def find_own_blobs(self, prefixes: Iterable[str]) -> list[Blob]:
+        """Return the user's own blobs whose names begin with one of some texts."""
+        wanted = list(dict.fromkeys(prefixes))
+        found: list[Blob] = []
+        for start in range(0, len(wanted), _MOST_PREFIXES):
+            some = tuple(wanted[start : start + _MOST_PREFIXES])
+            pattern = quote(f"^({'|'.join(map(re.escape, some))})", safe="")
+            answer = self._get(f"/rest/blob/?filename={pattern}&regex=true", "to list blobs")
+            blobs = (self._blob(item) for item in _sequence(answer, self.host))
+            found += (blob for blob in blobs if blob.filename.startswith(some))
+        return found
+
+    def get_blob(self, blob_id: Ident) -> Blob:
+        """Return what the site knows of one blob; raise NotFoundError without it."""
+        doing = f"to look up the blob {printable(blob_id)}"
+        return self._blob(_mapping(self._get(f"/rest/blob/{_segment(blob_id)}/", doing), self.host))
 
     def delete_blob(self, blob_id: Ident) -> None:
         """Delete a blob. One that is gone already is no error."""

@@ -138,7 +138,7 @@ class Site:
         self._takes_no_token = False
         self._verify: bool | str = True if ca_bundle is None else os.fspath(ca_bundle)
         self._timeout = (connect_timeout, read_timeout)
-        self._attempts, self._largest_answer, self._sleep = max(1, attempts), largest_answer, sleep
+        self.attempts, self._largest_answer, self._sleep = max(1, attempts), largest_answer, sleep
         self._local = threading.local()
         if password is not None and not user:
             raise CredentialsError(f"A password for {self.host} needs a user name; give both.")
@@ -220,22 +220,26 @@ class Site:
 
     def persist(self, attempt: Callable[[], T], repeat: bool, already_done: Callable[[], Any] | None = None) -> T | Any:
         """Return what `attempt` returns, trying again after failures that may pass."""
-        for number in range(1, self._attempts + 1):
+        for number in range(1, self.attempts + 1):
             try:
                 return attempt()
             except TemporaryError as failure:
                 sentence, pause, sent = str(failure), failure.pause, failure.sent
-            again = number < self._attempts and pause <= _LONGEST_PAUSE
+            again = number < self.attempts and pause <= _LONGEST_PAUSE
             if sent and not repeat and already_done is None:
                 raise SiteUnavailableError(f"{sentence} It is not known whether the request took effect; run again.")
             if again:
-                # Clients that failed together must not come back together.
-                self._sleep(max(pause, min(30.0, 2.0**number / 4)) * random.uniform(1.0, 1.5))
+                self.pause(number, pause)
             if sent and already_done is not None and (done := already_done()) is not None:
                 return done
             if not again:
                 break
         raise SiteUnavailableError(f"{sentence} Tried {_times(number)}; run again later, or ask the site.")
+
+    def pause(self, number: int, least: float = 0.0) -> None:
+        """Wait after the failure of an attempt, the longer the more failed, and at least `least` seconds."""
+        # Clients that failed together must not come back together.
+        self._sleep(max(least, min(30.0, 2.0**number / 4)) * random.uniform(1.0, 1.5))
 
     def send(
         self,
