@@ -11,6 +11,8 @@ timeout = 120
 graceful_timeout = 10
 # Newer versions open a control socket in the home directory, which several servers would fight for.
 control_socket_disable = True
+accesslog = os.path.join(os.environ["CDCS_STATE"], "access.log")
+access_log_format = "%(m)s %(U)s %(s)s"
 
 
 def on_starting(server: Any) -> None:

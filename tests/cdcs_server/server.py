@@ -243,6 +243,15 @@ class CDCSServer:
         """Return what the server wrote to its log."""
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
 
+    def requests(self) -> list[str]:
+        """Return what was asked and answered, such as ``POST /rest/blob/ 201``, in the order of the answers."""
+        log = self.folder / "access.log"
+        return log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+
+    def manage(self, module: str, value: object) -> None:
+        """Run a module of ``cdcs_site`` as an administrator does on the server itself; it reads a value as JSON."""
+        _run([str(install()), "-W", "ignore", "-m", f"cdcs_site.{module}"], self._environment(), json.dumps(value))
+
     @property
     def _log(self) -> Path:
         return self.folder / "server.log"

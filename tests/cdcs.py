@@ -1,0 +1,86 @@
+"""What the tests of archives on a CDCS site share: who logs in, how a site is asked what it holds, and runs on it."""
+
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline import CDCSArchive
+from tests.cdcs_server import USERS, CDCSServer
+from tests.support import Outcome, Workshop, tree
+
+PUBLIC, OTHER = "Global Public Workspace", "Group of Alice"
+
+
+def archive_of(server: CDCSServer, name: str = "alice") -> CDCSArchive:
+    """Return the archive on a server as one of its users sees it."""
+    return CDCSArchive(server.base_url, name, USERS[name].password)
+
+
+def make_archive(server: CDCSServer) -> None:
+    """Install the templates on a new server, and give alice a workspace of her own."""
+    archive_of(server, "admin").install_templates()
+    alice = archive_of(server).curator
+    alice.call("POST", "/rest/workspace/", {"title": OTHER}, doing="to make a workspace", expect=201)
+
+
+class Site:
+    """A user's folder, and a site where the user publishes under one title."""
+
+    def __init__(self, workshop: Workshop, server: CDCSServer, title: str) -> None:
+        self.workshop, self.server, self.title = workshop, server, title
+        self.log_in("alice")
+        workshop.environment["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
+
+    def log_in(self, name: str, password: str | None = None) -> None:
+        """Let the runs that start from now on be those of somebody else."""
+        self.workshop.environment |= {"PIPELINE_USER": name, "PIPELINE_PASSWORD": password or USERS[name].password}
+
+    def options(self, **options: object) -> dict[str, Any]:
+        """Return the options of any task."""
+        return {"title": self.title, "archive": self.server.base_url, **options}
+
+    def publish(self, version: str = "0.1.0", **options: object) -> Outcome:
+        """Publish the project."""
+        options = self.options(create_archive=None, **options)
+        return told_no_secret(self.workshop.publish(version=version, **options))
+
+    def fetch(self, **options: object) -> Outcome:
+        """Fetch the release."""
+        return told_no_secret(self.workshop.fetch(**self.options(**options)))
+
+    def start(self, version: str = "0.1.0", **options: object) -> "subprocess.Popen[str]":
+        """Start to publish the project."""
+        options = self.options(project_directory="project", release_version=version, **options)
+        return self.workshop.start("PublishRelease", **options)
+
+    def start_fetching(self, **options: object) -> "subprocess.Popen[str]":
+        """Start to fetch the release."""
+        return self.workshop.start("FetchRelease", **self.options(**options))
+
+    def fetched(self, version: str = "0.1.0") -> dict[str, bytes | None]:
+        """Return the files that were fetched."""
+        found = tree(self.workshop.folder / "fetched" / f"{self.title}-v{version}")
+        return {path: data for path, data in found.items() if data is not None and not path.startswith(".rme/")}
+
+
+def told_no_secret(outcome: Outcome) -> Outcome:
+    """Return an outcome when nobody's password is in what the run wrote."""
+    assert not any(user.password in outcome.output for user in USERS.values())
+    return outcome
+
+
+def described(archive: CDCSArchive, digests: Iterable[str], workspace: str = PUBLIC) -> Counter[str]:
+    """Return how many BlobMetadata records each digest has."""
+    curator = archive.curator
+    found = curator.query(
+        curator.template_ids("BlobMetadata"), {"sha1": {"$in": list(digests)}}, curator.workspace_id(workspace)
+    )
+    return Counter(data.content()["sha1"] for data in found)
+
+
+def stored(archive: CDCSArchive, digests: Iterable[str]) -> Counter[str]:
+    """Return how many blobs the site has whose name tells one of the digests."""
+    wanted = set(digests)
+    names = (blob.filename[:40] for blob in archive.curator.list_own_blobs())
+    return Counter(name for name in names if name in wanted)
