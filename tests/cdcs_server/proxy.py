@@ -92,7 +92,9 @@ class Lag:
         page = 0
         while answer["next"]:
             page += 1
-            answer = json.loads(visit.forward(self._proxy.upstream, seen._replace(path=f"/rest/data/query/?page={page}"))[2])
+            answer = json.loads(
+                visit.forward(self._proxy.upstream, seen._replace(path=f"/rest/data/query/?page={page}"))[2]
+            )
             found += answer["results"]
         return found
 
