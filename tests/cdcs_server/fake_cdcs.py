@@ -25,6 +25,8 @@ class FakeCDCS(FakeSite):
         What was published, as the site tells it.
     blobs : list of bytes
         What was uploaded.
+    lies : list of tuple
+        What it does not tell the truth about, as :meth:`lie` was told.
     """
 
     def __init__(self) -> None:
@@ -33,11 +35,11 @@ class FakeCDCS(FakeSite):
         self.records: list[dict[str, Any]] = []
         self.blobs: list[bytes] = []
         self._names: list[str] = []
-        self._lies: list[tuple[str, re.Pattern[str], Lie]] = []
+        self.lies: list[tuple[str, re.Pattern[str], Lie]] = []
 
     def lie(self, method: str, path: str, answer: Lie) -> None:
         """Answer requests so from now on; the path is a regular expression that matches from its beginning."""
-        self._lies.append((method, re.compile(path), answer))
+        self.lies.append((method, re.compile(path), answer))
 
     def plant(self, template: str, content: object) -> dict[str, Any]:
         """Keep a record of any content; a text is kept as it is, anything else as JSON."""
@@ -65,7 +67,7 @@ class FakeCDCS(FakeSite):
     # --- what is true ---------------------------------------------------------------------------------------------
 
     def _answer(self, visit: Visit, seen: Seen) -> None:
-        for method, path, lie in self._lies:
+        for method, path, lie in self.lies:
             if method == seen.method and path.match(seen.path):
                 return lie(visit, seen)
         return self.tell_the_truth(visit, seen)
