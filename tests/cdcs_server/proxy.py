@@ -1,4 +1,4 @@
-"""Proxies on loopback before a real server, for what happens on the way: an index that lags, a connection that is cut."""
+"""A proxy before a real server, for what happens on the way: an index that is late, a connection that is cut."""
 
 import json
 import threading

