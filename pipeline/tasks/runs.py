@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from ..archives import ArchiveInterface, get_interface
+from ..archives import ArchiveInterface, get_interface, is_url
 from ..checksums import CHUNK, HashCache
 from ..destination import Destination
 from ..errors import BlobsFailedError, ManifestError, ReleaseExistsError
@@ -14,7 +15,7 @@ from ..manifest import Manifest
 from ..progress import Progress, format_bytes, log
 from ..project import Project, changed_files
 from ..release import RECORD_PID, Blob, ReleaseRecord
-from ..settings import read_settings
+from ..settings import read_settings, transfer_limit
 
 AnyRun = TypeVar("AnyRun", bound="Run")
 _runs: dict[tuple[type["Run"], str], "Run"] = {}
@@ -62,6 +63,13 @@ class Run(ABC):
         What moves.
     archive : ArchiveInterface
         Where from, or where to.
+
+    Attributes
+    ----------
+    threads : int
+        How many blobs move at the same time.
+    resources : dict
+        What a batch takes of the limits in ``[resources]``, name to number of transfers.
     """
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
@@ -70,6 +78,11 @@ class Run(ABC):
         self.blobs = self.record.blobs
         self.archive = archive
         self.threads = read_settings().threads
+        self.resources: dict[str, int] = {}
+        host = (urlsplit(manifest.archive).hostname or "") if is_url(manifest.archive) else ""
+        if (limit := transfer_limit(host)) is not None:
+            self.threads = min(self.threads, limit)
+            self.resources = {host: self.threads}
         self.unreadable: dict[str, Exception] = {}
         self._there: set[str] | None = None
         self._stale = False

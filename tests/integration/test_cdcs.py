@@ -20,7 +20,7 @@ from keyring.backends.null import Keyring
 from pipeline import CDCSArchive, FileSystemArchive, ReleaseRecordNotFoundError
 from pipeline.archives.cdcs.http import NotFoundError
 from pipeline.archives.filesystem import create_archive
-from pipeline.errors import ArchiveError, BlobsFailedError, CredentialsError, RecordError
+from pipeline.errors import ArchiveError, BlobsFailedError, RecordError
 from pipeline.release import ReleaseRecord
 from pipeline.transfer import Silent
 from tests.cdcs_server import USERS, CDCSServer
@@ -288,50 +288,6 @@ def test_a_new_archive_gets_its_templates_once_and_only_from_an_administrator(
         assert "has the templates already" in workshop.run("CreateArchive", archive=server.base_url).output
         site.log_in("alice")
         assert site.publish().code == 0
-
-
-# --- credentials ------------------------------------------------------------------------------------------------------
-
-
-def test_credentials_are_nowhere_and_wrong_ones_are_told(site: Site, server: CDCSServer, alice: CDCSArchive) -> None:
-    site.workshop.project(files=files(site.title, 2))
-    logged_at_debug = site.publish(log_level="DEBUG")
-    assert logged_at_debug.code == 0, logged_at_debug.output
-    password = USERS["alice"].password
-    answer = alice.curator.call(
-        "POST", "/api-token-auth/", {"username": "alice", "password": password}, doing="to give a token"
-    )
-    token = answer.value["token"]
-    assert token not in logged_at_debug.output
-    for data in tree(site.workshop.folder).values():
-        assert data is None or (password.encode() not in data and token.encode() not in data)
-
-    del site.workshop.environment["PIPELINE_USER"], site.workshop.environment["PIPELINE_PASSWORD"]
-    nobody = site.fetch()
-    assert nobody.code == 30
-    assert "set PIPELINE_USER and PIPELINE_PASSWORD, or PIPELINE_TOKEN" in nobody.output
-    site.workshop.environment["PIPELINE_TOKEN"] = token
-    fetched = site.fetch(log_level="DEBUG")
-    assert fetched.code == 0, fetched.output
-    assert token not in fetched.output
-    site.workshop.environment["PIPELINE_TOKEN"] = "0123"
-    assert "does not accept the token" in site.fetch(destination="elsewhere").output
-    in_the_url = site.fetch(archive=server.base_url.replace("//", f"//alice:{password}@"))
-    assert "leave it out and give --user" in in_the_url.output
-
-
-def test_what_the_environment_holds_is_for_one_host_and_one_user(
-    monkeypatch: pytest.MonkeyPatch, server: CDCSServer
-) -> None:
-    monkeypatch.setattr("pipeline.credentials._host_of_environment", [])
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    monkeypatch.setattr("getpass.getpass", lambda prompt: "")
-    monkeypatch.setenv("PIPELINE_USER", "alice")
-    monkeypatch.setenv("PIPELINE_PASSWORD", USERS["alice"].password)
-    assert CDCSArchive(server.base_url).user == "alice"
-    for host, user in (("https://elsewhere.invalid", None), (server.base_url, "bob")):
-        with pytest.raises(CredentialsError, match="nobody to ask"):
-            CDCSArchive(host, user)
 
 
 # --- the interface ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checksums import CHUNK, Stream, hash_file
-from ...credentials import get_credentials, get_token
+from ...credentials import Login, log_in
 from ...destination import fetch_file
 from ...errors import (
     ArchiveError,
@@ -26,12 +26,13 @@ from ...errors import (
 )
 from ...names import record_title
 from ...release import BYTES, FOLDER, ITEM, PID, RECORD_PID, SHA1, Blob, ReleaseRecord, walk_mapping
+from ...settings import may_use_plain_http, read_settings, trusted_bundle
 from ...transfer import Meter, Silent
 from ...versions import matches, parse_expressions, precedence
 from ..interface import DEFAULT_WORKSPACE, ArchiveInterface, Record
 from .client import CDCSClient, Data, encode_content
 from .downloads import Download
-from .http import Ident, NotFoundError
+from .http import Ident, NotFoundError, refuse_plain_http
 from .uploads import HANDLE_KEY, PID_KEY, SHA1_KEY, BlobShelf, age
 
 RELEASE, BLOB_METADATA = "Release", "BlobMetadata"
@@ -72,7 +73,7 @@ class CDCSArchive(ArchiveInterface):
     user : str, optional
         Who uses it; asked for where nobody says.
     password : str, optional
-        By default from the environment, the system keyring or a prompt.
+        By default from the environment, a credential file, the system keyring or a prompt.
 
     Attributes
     ----------
@@ -82,18 +83,36 @@ class CDCSArchive(ArchiveInterface):
     Raises
     ------
     CredentialsError
-        When there is no password and nobody to ask for it.
+        When there is no password or token and nobody to ask for it, or when a stored one is wrong.
+    SettingsError
+        When a setting in luigi.cfg cannot be used.
     """
 
     supports_repeat_releases = True
 
     def __init__(self, host: str, user: str | None = None, password: str | None = None) -> None:
-        host = str(host).rstrip("/")
-        token = get_token(host, user) if password is None else None
-        if token is None:
-            user, password = get_credentials(host, user, password)
-        super().__init__(host, user)
-        self.curator = CDCSClient(host, user=user, password=password, token=token)
+        settings = read_settings()
+        host = CDCSClient(str(host)).host
+        bundle, allow_http = trusted_bundle(settings), may_use_plain_http(settings, host)
+        if not allow_http:
+            refuse_plain_http(host)
+
+        def connect(login: Login) -> CDCSClient:
+            client = CDCSClient(
+                host,
+                user=login.user,
+                password=login.password,
+                token=login.token,
+                source=login.source,
+                ca_bundle=bundle,
+                allow_http=allow_http,
+            )
+            if login.is_doubtful:
+                client.log_in()
+            return client
+
+        self.curator = log_in(host, user, password, connect)
+        super().__init__(host, self.curator.user)
         self._templates: dict[str, list[Ident]] = {}
         self._shelves: dict[str, BlobShelf] = {}
 

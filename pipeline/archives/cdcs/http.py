@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
+from ...credentials import GIVEN, LoginRefusedError, Source
 from ...errors import ArchiveError, CredentialsError, PipelineError, printable
 from .bodies import (
     LIMITS,
@@ -123,6 +124,7 @@ class Site:
         user: str | None = None,
         password: str | None = None,
         token: str | None = None,
+        source: Source = GIVEN,
         ca_bundle: str | os.PathLike[str] | None = None,
         allow_http: bool = False,
         connect_timeout: float = 20.0,
@@ -135,7 +137,7 @@ class Site:
         self.user = user
         self._origin = origin_of(self.host)
         self._password, self._token, self._token_is_given = password, token, token is not None
-        self._takes_no_token = False
+        self._source, self._takes_no_token = source, False
         self._verify: bool | str = True if ca_bundle is None else os.fspath(ca_bundle)
         self._timeout = (connect_timeout, read_timeout)
         self.attempts, self._largest_answer, self._sleep = max(1, attempts), largest_answer, sleep
@@ -144,10 +146,8 @@ class Site:
             raise CredentialsError(f"A password for {self.host} needs a user name; give both.")
         if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
             raise CredentialsError(f"The token for {self.host} has characters that no token has; copy it again.")
-        if not (self.anonymous or self._origin[0] == "https" or allow_http or is_loopback(self._origin[1])):
-            raise CredentialsError(
-                f"{self.host} would get the password unencrypted; use https, or allow plain http for this host."
-            )
+        if not (self.anonymous or allow_http):
+            refuse_plain_http(self.host)
         if ca_bundle is not None and not os.path.exists(ca_bundle):
             raise ArchiveError(f"The certificate bundle {printable(os.fspath(ca_bundle))} does not exist.")
 
@@ -159,6 +159,17 @@ class Site:
     def anonymous(self) -> bool:
         """Tell whether there are no credentials to send."""
         return self._password is None and not self._token_is_given
+
+    def log_in(self) -> None:
+        """Try the password or token now; raise LoginRefusedError when the site does not accept it."""
+        with contextlib.suppress(SiteRefusedError):
+            self.call("GET", "/rest/core-settings/", doing="to tell its settings", repeat=True)
+
+    def is_here(self, url: str) -> bool:
+        """Tell whether an address, which comes from outside, is on this site."""
+        with contextlib.suppress(ArchiveError):
+            return origin_of(join_url(self.host + "/", url)) == self._origin
+        return False
 
     def close(self) -> None:
         """Close the connections of this thread. The client stays usable."""
@@ -385,9 +396,10 @@ class Site:
 
     # --- what went wrong ------------------------------------------------------------------------------------------
 
-    def _bad_credentials(self) -> CredentialsError:
-        what = f"the token of {self.whom()}" if self._token_is_given else f"the password of {self.whom()}"
-        return CredentialsError(f"{self.host} does not accept {what}; correct what is stored, or ask the site.")
+    def _bad_credentials(self) -> LoginRefusedError:
+        what = "token" if self._token_is_given else "password"
+        refusal = f"{self.host} does not accept the {what} of {self.whom()}{self._source.where}"
+        return LoginRefusedError(refusal, self._source.remedy)
 
     def refusal(self, answer: Answer, doing: str, url: str) -> PipelineError:
         """Return the error that says what the site refuses, why, and what to ask for."""
@@ -421,6 +433,16 @@ class Site:
         for secret in filter(None, (self._password, self._token, basic)):
             said = said.replace(secret, "***")
         return printable(" ".join(said.split()))[:_LONGEST_MESSAGE]
+
+
+def refuse_plain_http(host: str) -> None:
+    """Raise CredentialsError for a site that would get a secret unencrypted over a network."""
+    scheme, name, _ = origin_of(host)
+    if scheme != "https" and not is_loopback(name):
+        raise CredentialsError(
+            f"{host} would get the password or token unencrypted; use https, or name the host in "
+            "[pipeline] plain_http_hosts in luigi.cfg."
+        )
 
 
 def _times(number: int) -> str:

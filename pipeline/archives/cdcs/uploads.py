@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +25,7 @@ from ..interface import project_source
 from .bodies import TransferBrokenError
 from .client import Blob as StoredBlob
 from .client import CDCSClient, Data
-from .http import Ident, SiteRefusedError, SiteUnavailableError
+from .http import Ident, NotAllowedError, SiteRefusedError, SiteUnavailableError
 
 Item = TypeVar("Item")
 
@@ -81,12 +82,13 @@ class BlobShelf:
         A description may outlive its blob. Each is confirmed: the user's own blobs are listed, others looked up.
         """
         found = self.described(sizes)
-        own = {url for blob in self._curator.find_own_blobs(found) for url in (blob.pid, blob.handle)}
+        own = [blob for blob in self._curator.find_own_blobs(found) if blob.workspace == self.workspace]
+        readable = {blob.pid or blob.handle for blob in own}
         alive: dict[str, Description] = {}
 
         def confirm(digest: str) -> None:
             for description in found[digest]:
-                if description.pid in own or self._can_be_read(description):
+                if description.pid in readable or self._can_be_read(description):
                     alive[digest] = description
                     return
 
@@ -120,7 +122,10 @@ class BlobShelf:
         """Ask the site for a blob of another user, without reading it where its handle is known."""
         try:
             if number := re.search(r"/(\w+)/?$", description.handle or ""):
-                return self._curator.get_blob(number[1]).pid == description.pid
+                blob = self._curator.get_blob(number[1])
+                return (blob.workspace, blob.pid or blob.handle) == (self.workspace, description.pid)
+            if not self._curator.is_here(description.pid):
+                return False
             with self._curator.open_blob(description.pid, most=description.size + 1) as stream:
                 return stream.length in (None, description.size)
         except (SiteRefusedError, TransferBrokenError):
@@ -173,7 +178,7 @@ class BlobShelf:
         else:
             stored = self._send(blob, project_directory, meter, workers.check)
         if stored.workspace is None:
-            self._curator.assign_blob(stored.id, self.workspace)
+            self._assign(stored)
         # A blob of another run can be seen before it has its PID; sites without PIDs have the handle only.
         pid = stored.pid or self._curator.get_blob(stored.id).pid or stored.handle
         description = self._describe(blob, pid, stored.handle)
@@ -181,13 +186,24 @@ class BlobShelf:
         self._made[blob.digest] = description
         return _Upload(stored, description, is_new)
 
+    def _assign(self, stored: StoredBlob) -> None:
+        try:
+            self._curator.assign_blob(stored.id, self.workspace)
+        except NotAllowedError:
+            # Anybody may upload what nobody else can read; it would only be in the way.
+            with contextlib.suppress(PipelineError):
+                self._curator.delete_blob(stored.id)
+            raise
+
     def _send(self, blob: Blob, project_directory: Path, meter: Meter, check: Callable[[], None]) -> StoredBlob:
         def already_done() -> StoredBlob | None:
             return self._whole(self._leftovers([blob.digest]).get(blob.digest, []), blob, check)
 
         name = blob.digest + os.path.splitext(blob.paths[0])[1]
-        with project_source(project_directory, blob.paths[0], 0) as source:
-            stream = _CheckedSource(source, blob, meter, check)
+        with (
+            project_source(project_directory, blob.paths[0], 0) as source,
+            _CheckedSource(source, blob, meter, check) as stream,
+        ):
             return self._curator.upload_blob(name, stream, blob.size, already_done)
 
     def _describe(self, blob: Blob, pid: str, handle: str) -> Description:
@@ -242,7 +258,7 @@ class BlobShelf:
 
 
 # Each other blob would wait as long, for the same answer.
-_HOPELESS = (SiteUnavailableError, CredentialsError)
+_HOPELESS = (SiteUnavailableError, NotAllowedError, CredentialsError)
 
 
 def _unless_hopeless(function: Callable[[Item], None]) -> Callable[[Item], None]:
@@ -279,11 +295,16 @@ def age(data: Data) -> tuple[str, str]:
 
 
 class _CheckedSource(io.RawIOBase):
-    """A file on its way to the site. Its end is given only when all its bytes had the digest of the blob."""
+    """A file on its way to the site. Its end is given only when all its bytes had the digest of the blob.
+
+    A large file is hashed in a thread of its own, while the bytes are sent.
+    """
 
     def __init__(self, stream: Stream, blob: Blob, meter: Meter, check: Callable[[], None]) -> None:
         self._stream, self._blob, self._meter, self._check = stream, blob, meter, check
         self._hash, self._position = new_hash(algorithm(blob.digest)), 0
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="pipeline-hash")
+        self._hashing: Future[None] | None = None
 
     def tell(self) -> int:
         """Return how many bytes were read."""
@@ -294,6 +315,7 @@ class _CheckedSource(io.RawIOBase):
         if offset or whence != os.SEEK_SET:
             raise io.UnsupportedOperation("an upload can only start over")
         self._stream.seek(0)
+        self._finish_hashing()
         if self._position:
             self._meter.advanced(self._blob.paths[0], -self._position)
         self._hash, self._position = new_hash(algorithm(self._blob.digest)), 0
@@ -309,10 +331,23 @@ class _CheckedSource(io.RawIOBase):
         """
         self._check()
         data = self._stream.read(size) or b""
+        self._finish_hashing()
         if not data and self._hash.hexdigest() != self._blob.digest:
             raise source_changed()
-        self._hash.update(data)
+        if len(data) == self._blob.size:
+            self._hash.update(data)
+        else:
+            self._hashing = self._hasher.submit(self._hash.update, data)
         self._position += len(data)
         if data:
             self._meter.advanced(self._blob.paths[0], len(data))
         return data
+
+    def _finish_hashing(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+
+    def close(self) -> None:
+        """End the thread; the file is closed by whoever opened it."""
+        self._hasher.shutdown()
+        super().close()

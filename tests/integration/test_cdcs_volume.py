@@ -1,0 +1,304 @@
+"""A CDCS site with thousands of records: what is looked for is found whole, in the right order, and nothing else.
+
+A site tells ten records at a time. The bulk of them is put into its database by itself, in seconds; what a client does
+is done by the client.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator
+from functools import cmp_to_key
+from typing import Any
+
+import keyring
+import pytest
+from keyring.backends.null import Keyring
+from semantic_version import Version
+
+from pipeline import CDCSArchive, ReleaseRecordNotFoundError
+from pipeline.release import Blob
+from tests.cdcs import OTHER, PUBLIC, Site, archive_of, make_archive
+from tests.cdcs_server import CDCSServer
+from tests.support import Workshop, sha1
+
+TITLE = "many"
+PAGE = 10
+
+
+def _versions() -> list[str]:
+    """Return a thousand versions as they were published, which is in no order."""
+    finals = [
+        f"{major}.{minor}.{patch}" for major in (0, 1, 2, 10) for minor in (0, 2, 9, 10, 11) for patch in range(45)
+    ]
+    previews = [f"1.{minor}.{patch}-rc.{number}" for minor in (2, 10) for patch in range(5) for number in (1, 2, 10)]
+    builds = [f"2.{minor}.{patch}+build.{patch}" for minor in (0, 9, 10) for patch in range(10)]
+    newest = [f"11.0.0-{name}" for name in ("alpha", "alpha.1", "alpha.beta", "beta", "beta.2", "beta.11", "rc.1", "0")]
+    versions = finals + previews + builds + newest
+    versions += [f"3.0.{patch}" for patch in range(1000 - len(versions))]
+    random.Random(1).shuffle(versions)
+    return versions
+
+
+def in_order(versions: list[str]) -> list[str]:
+    """Sort versions as the library compares them; those that it takes for equal by their text."""
+
+    def compare(one: str, other: str) -> int:
+        a, b = Version(one), Version(other)
+        return -1 if a < b else 1 if a > b else (one > other) - (one < other)
+
+    return sorted(versions, key=cmp_to_key(compare))
+
+
+VERSIONS = _versions()
+
+
+def release(title: str, version: str) -> dict[str, Any]:
+    """Return the record of a release that has one file, empty, whose name tells the version."""
+    name = f"this is {version}.csv"
+    node = {"/item/": "File", "/path/": name, "/bytes/": 0, "/bpid/": None}
+    return {"title": f"{title}-v{version}", "title_versionless": title, "version": version, "project": {name: node}}
+
+
+def metadata(number: int, size: int | None = None, note: str = "") -> dict[str, Any]:
+    """Return what describes one of very many blobs, which does not exist itself."""
+    digest = sha1(b"blob %d" % number)
+    pid = f"http://127.0.0.1:9/pid/rest/local/cdcs/{number}{note}"
+    return {"sha1": digest, "blob/PID/": pid, "/bytes/": number + 1 if size is None else size}
+
+
+BLOBS = range(2000)
+ELSEWHERE = range(2000, 2100)
+OF_WRONG_SIZE = range(2100, 2200)
+DESCRIBED_TWICE = range(300, 400)
+
+
+def interleaved(*groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return groups of one record or more as if several people had published at the same time."""
+    rounds = itertools.zip_longest(*groups)
+    return [group for one_of_each in rounds for group in one_of_each if group is not None]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
+    """A site with 5,000 records of releases, of which 1,000 count, and more than 2,000 descriptions of blobs."""
+    own = keyring.get_keyring()
+    keyring.set_keyring(Keyring())
+    with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
+        make_archive(server)
+        admin, alice = archive_of(server, "admin").curator, archive_of(server).curator
+        notes = admin.create_template("Notes", {"type": "object"})
+        releases, blobs = admin.template_id("Release"), admin.template_id("BlobMetadata")
+        public, other = alice.workspace_id(PUBLIC), alice.workspace_id(OTHER)
+
+        def rows(template: Any, workspace: Any, contents: list[dict[str, Any]], step: int = 10) -> list[dict[str, Any]]:
+            return [
+                {
+                    "owner": "alice",
+                    "template": template,
+                    "workspace": workspace,
+                    "contents": contents[start : start + step],
+                }
+                for start in range(0, len(contents), step)
+            ]
+
+        strange = ["not one", "1", "1.0", "01.0.0", "99.0.0\n", "", "v99.0.0"]
+        server.manage(
+            "insert",
+            interleaved(
+                rows(releases, public, [release(TITLE, version) for version in VERSIONS], 3),
+                rows(releases, public, [release(f"{TITLE}-more", f"{n}.0.0") for n in range(1000)]),
+                rows(releases, public, [release(f"title-{n}", "99.0.0") for n in range(986)]),
+                rows(releases, public, [release(TITLE, version) for version in strange]),
+                rows(
+                    releases,
+                    public,
+                    [{**release(TITLE, "99.0.0"), "title": name} for name in ("x", f"{TITLE}-v98.0.0")],
+                ),
+                rows(releases, public, [{"title": f"{TITLE}-v97.0.0", "title_versionless": TITLE}]),
+                rows(releases, other, [release(TITLE, f"20.0.{n}") for n in range(504)]),
+                rows(releases, None, [release(TITLE, f"30.0.{n}") for n in range(500)]),
+                rows(notes, public, [release(TITLE, f"40.0.{n}") for n in range(1000)]),
+                rows(blobs, public, [metadata(number) for number in BLOBS]),
+                rows(blobs, other, [metadata(number, note="-other") for number in [*ELSEWHERE, *range(0, 2000, 5)]]),
+                rows(blobs, public, [metadata(number, size=number) for number in OF_WRONG_SIZE]),
+                rows(blobs, None, [metadata(number, note="-private") for number in range(0, 2000, 7)]),
+            )
+            # Some blobs were described once more, later: the first counts.
+            + rows(blobs, public, [metadata(number, note="-later") for number in DESCRIBED_TWICE]),
+        )
+        yield server
+    keyring.set_keyring(own)
+
+
+@pytest.fixture
+def alice(server: CDCSServer) -> CDCSArchive:
+    return archive_of(server)
+
+
+@pytest.fixture
+def site(workshop: Workshop, server: CDCSServer) -> Site:
+    return Site(workshop, server, TITLE)
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_page_of_a_query_is_read_and_every_record_comes_once(alice: CDCSArchive) -> None:
+    curator = alice.curator
+    template, public = curator.template_id("Release"), curator.workspace_id(PUBLIC)
+    found = [data.id for data in curator.query(template, {"title_versionless": f"{TITLE}-more"}, public)]
+    assert len(found) == len(set(found)) == 1000
+    for count in (0, 1, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE):
+        names = [f"title-{n}" for n in range(count)]
+        found_names = [
+            data.content()["title_versionless"]
+            for data in curator.query(template, {"title_versionless": {"$in": [*names, "nobody"]}}, public)
+        ]
+        assert sorted(found_names) == sorted(names)
+
+
+def test_records_that_come_and_go_while_pages_are_read_hide_no_others(alice: CDCSArchive) -> None:
+    curator = alice.curator
+    template, public = curator.template_id("Release"), curator.workspace_id(PUBLIC)
+    ours = [curator.create_data("moving", template, public, release("moving", f"0.0.{n}")).id for n in range(35)]
+    coming: list[Any] = []
+    seen: list[Any] = []
+    for number, data in enumerate(curator.query(template, {"title_versionless": "moving"}, public)):
+        seen.append(data.id)
+        if number == PAGE + 2:
+            # What was on pages that were read goes: all others move up, over the border of the page.
+            for gone in ours[:4]:
+                curator.delete_data(gone)
+            coming.append(curator.create_data("moving", template, public, release("moving", "1.0.0")).id)
+    assert len(seen) == len(set(seen))
+    assert set(seen) >= set(ours)
+    assert set(seen) <= {*ours, *coming}
+
+
+def test_a_thousand_releases_of_one_title_come_in_order_and_no_others(alice: CDCSArchive) -> None:
+    assert alice.get_release_versions(TITLE) == in_order(VERSIONS)
+    records = alice.get_release_records(TITLE)
+    assert [record["version"] for record in records.values()] == in_order(VERSIONS)
+    assert list(records) == [f"{TITLE}-v{version}" for version in in_order(VERSIONS)]
+    assert all(f"this is {record['version']}.csv" in record["project"] for record in records.values())
+
+
+def test_each_workspace_and_title_has_its_own(alice: CDCSArchive) -> None:
+    assert alice.get_release_versions(TITLE, OTHER) == [f"20.0.{n}" for n in range(504)]
+    assert alice.get_release_versions(f"{TITLE}-more") == [f"{n}.0.0" for n in range(1000)]
+    assert alice.get_release_versions("title-985") == ["99.0.0"]
+    with pytest.raises(ReleaseRecordNotFoundError):
+        alice.get_release_records("title-985", None, OTHER)
+    with pytest.raises(ReleaseRecordNotFoundError):
+        alice.get_release_records(TITLE, [">=11.0.0"])
+
+
+RANGES = [
+    ("", "11.0.0-rc.1"),
+    (">=1.2.0,<1.3.0", "1.2.44"),
+    (">=1.2.0-rc.1,<1.2.0", "1.2.0-rc.10"),
+    ("<1.10.0", "1.10.0-rc.10"),
+    (">=2.9.0,<=2.9.7", "2.9.7+build.7"),
+    (">10.9.0,<11.0.0-0", "10.11.44"),
+    ("==0.0.0", "0.0.0"),
+]
+
+
+@pytest.mark.parametrize(("versions", "newest"), RANGES)
+def test_the_newest_of_a_range_is_chosen(alice: CDCSArchive, versions: str, newest: str) -> None:
+    records = alice.get_release_records(TITLE, versions)  # type: ignore[arg-type]
+    assert list(records)[-1] == f"{TITLE}-v{newest}"
+
+
+@pytest.mark.parametrize(("versions", "newest"), RANGES[:2])
+def test_a_fetch_picks_the_newest_of_a_range(site: Site, versions: str, newest: str) -> None:
+    outcome = site.fetch(versions=versions)
+    assert outcome.code == 0, outcome.output
+    assert site.fetched(newest) == {f"this is {newest}.csv": b""}
+    assert [path.name for path in (site.workshop.folder / "fetched").iterdir()] == [f"{TITLE}-v{newest}"]
+
+
+def test_a_version_that_is_there_among_all_of_them_is_refused(site: Site) -> None:
+    site.workshop.project(files={"a.csv": b"of an existing version"})
+    for version in (VERSIONS[0], VERSIONS[-1]):
+        outcome = site.publish(version)
+        assert outcome.code == 30, outcome.output
+        assert f"{TITLE}-v{version}" in outcome.output
+        assert "give another --release-version" in outcome.output
+
+
+def test_a_new_version_among_all_of_them_is_published_and_fetched(site: Site, alice: CDCSArchive) -> None:
+    files = {"a.csv": b"new among many", "b.csv": b"another new one"}
+    site.workshop.project(files=files)
+    # Versions that only another workspace, template or user has are not taken here.
+    outcome = site.publish("20.0.7")
+    assert outcome.code == 0, outcome.output
+    assert "2 moved" in outcome.output
+    outcome = site.fetch(versions=">=11.0.0")
+    assert outcome.code == 0, outcome.output
+    assert site.fetched("20.0.7") == files
+    assert "Nothing to do" in site.publish("20.0.7").output
+    assert alice.get_release_versions(TITLE) == [*in_order(VERSIONS), "20.0.7"]
+
+
+# --- blobs ------------------------------------------------------------------------------------------------------------
+
+
+def blob(number: int) -> Blob:
+    content = metadata(number)
+    return Blob(content["sha1"], content["/bytes/"], (f"{number}.csv",))
+
+
+@pytest.mark.parametrize("numbers", [[0], [1999], [*range(499)], [*range(500)], [*range(501)], [*BLOBS]], ids=len)
+def test_blobs_are_found_among_thousands(alice: CDCSArchive, numbers: list[int]) -> None:
+    absent = [blob(number) for number in [*ELSEWHERE, *OF_WRONG_SIZE, 5000, 5001]]
+    asked = [*(blob(number) for number in numbers), *absent]
+    random.Random(2).shuffle(asked)
+    expected = {metadata(number)["sha1"]: metadata(number)["blob/PID/"] for number in numbers}
+    assert alice.find_blobs(asked, TITLE, PUBLIC) == expected
+
+
+def test_blobs_of_another_workspace_are_found_there(alice: CDCSArchive) -> None:
+    found = alice.find_blobs([blob(number) for number in [*BLOBS, *ELSEWHERE]], TITLE, OTHER)
+    assert set(found) == {blob(number).digest for number in [*ELSEWHERE, *range(0, 2000, 5)]}
+    assert all(pid.endswith("-other") for pid in found.values())
+
+
+def test_a_release_of_the_earlier_tool_gets_its_digests_from_among_thousands(alice: CDCSArchive) -> None:
+    numbers = [*range(0, 2000, 3)]
+    project = {
+        f"{n}.csv": {"/item/": "File", "/path/": f"{n}.csv", "/bytes/": n + 1, "/bpid/": metadata(n)["blob/PID/"]}
+        for n in numbers
+    }
+    curator = alice.curator
+    record = {**release("earlier", "1.0.0"), "project": project}
+    curator.create_data("earlier-v1.0.0", curator.template_id("Release"), curator.workspace_id(PUBLIC), record)
+    (got,) = alice.get_release_records("earlier").values()
+    assert {name: node["/sha1/"] for name, node in got["project"].items()} == {
+        f"{n}.csv": metadata(n)["sha1"] for n in numbers
+    }
+
+
+def test_a_publishing_that_finds_its_blobs_among_thousands_moves_none(site: Site, alice: CDCSArchive) -> None:
+    site.title = "found"
+    files = {f"{n}.csv": b"blob %d" % n for n in range(600)}
+    site.workshop.project(files=files)
+    curator = alice.curator
+    before = len(curator.list_own_blobs())
+    contents = [
+        {"sha1": sha1(data), "blob/PID/": f"http://127.0.0.1:9/found/{name}", "/bytes/": len(data)}
+        for name, data in files.items()
+        if name != "599.csv"
+    ]
+    row = {"owner": "bob", "template": curator.template_id("BlobMetadata"), "workspace": curator.workspace_id(PUBLIC)}
+    site.server.manage("insert", [{**row, "contents": contents}])
+    outcome = site.publish()
+    assert outcome.code == 0, outcome.output
+    assert "600 blobs" in outcome.output
+    assert "; 1 moved" in outcome.output
+    assert "599 already there" in outcome.output
+    assert len(curator.list_own_blobs()) == before + 1
+    (record,) = alice.get_release_records("found").values()
+    pids = {name: node["/bpid/"] for name, node in record["project"].items()}
+    assert pids["7.csv"] == "http://127.0.0.1:9/found/7.csv"
+    assert set(pids) == set(files)
