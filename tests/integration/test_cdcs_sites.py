@@ -149,9 +149,7 @@ def test_a_site_that_lets_everybody_read_is_used_with_a_login_as_every_other_and
     publish_fetch_and_publish_again(site)
     del site.workshop.environment["PIPELINE_USER"], site.workshop.environment["PIPELINE_PASSWORD"]
     for outcome in (site.fetch(destination="elsewhere"), site.publish("0.2.0")):
-        is_refused(
-            outcome, "There are no credentials for", "set PIPELINE_USER and PIPELINE_PASSWORD, or PIPELINE_TOKEN"
-        )
+        is_refused(outcome, "nobody to ask", "set PIPELINE_USER and PIPELINE_PASSWORD, or PIPELINE_TOKEN")
     assert records_of(site) == [f"{site.title}-v0.1.0"]
 
 
