@@ -106,8 +106,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
             "insert",
             interleaved(
                 rows(releases, public, [release(TITLE, version) for version in VERSIONS], 3),
-                rows(releases, public, [release(f"{TITLE}-more", f"{n}.0.0") for n in range(1000)]),
-                rows(releases, public, [release(f"title-{n}", "99.0.0") for n in range(986)]),
+                rows(releases, public, [release(f"{TITLE}-more", f"{n}.0.0") for n in range(101)]),
+                rows(releases, public, [release(f"title-{n}", "99.0.0") for n in range(2400)]),
                 rows(releases, public, [release(TITLE, version) for version in strange]),
                 rows(
                     releases,
@@ -115,7 +115,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
                     [{**release(TITLE, "99.0.0"), "title": name} for name in ("x", f"{TITLE}-v98.0.0")],
                 ),
                 rows(releases, public, [{"title": f"{TITLE}-v97.0.0", "title_versionless": TITLE}]),
-                rows(releases, other, [release(TITLE, f"20.0.{n}") for n in range(504)]),
+                rows(releases, other, [release(TITLE, f"20.0.{n}") for n in range(41)]),
                 rows(releases, None, [release(TITLE, f"30.0.{n}") for n in range(500)]),
                 rows(notes, public, [release(TITLE, f"40.0.{n}") for n in range(1000)]),
                 rows(blobs, public, [metadata(number) for number in BLOBS]),
@@ -146,15 +146,11 @@ def site(workshop: Workshop, server: CDCSServer) -> Site:
 def test_every_page_of_a_query_is_read_and_every_record_comes_once(alice: CDCSArchive) -> None:
     curator = alice.curator
     template, public = curator.template_id("Release"), curator.workspace_id(PUBLIC)
-    found = [data.id for data in curator.query(template, {"title_versionless": f"{TITLE}-more"}, public)]
-    assert len(found) == len(set(found)) == 1000
-    for count in (0, 1, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE):
+    for count in (0, 1, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 10 * PAGE + 1):
         names = [f"title-{n}" for n in range(count)]
-        found_names = [
-            data.content()["title_versionless"]
-            for data in curator.query(template, {"title_versionless": {"$in": [*names, "nobody"]}}, public)
-        ]
-        assert sorted(found_names) == sorted(names)
+        query = {"title_versionless": {"$in": [*names, "nobody"]}}
+        found = [data.content()["title_versionless"] for data in curator.query(template, query, public)]
+        assert sorted(found) == sorted(names)
 
 
 def test_records_that_come_and_go_while_pages_are_read_hide_no_others(alice: CDCSArchive) -> None:
@@ -176,69 +172,42 @@ def test_records_that_come_and_go_while_pages_are_read_hide_no_others(alice: CDC
 
 
 def test_a_thousand_releases_of_one_title_come_in_order_and_no_others(alice: CDCSArchive) -> None:
-    assert alice.get_release_versions(TITLE) == in_order(VERSIONS)
     records = alice.get_release_records(TITLE)
-    assert [record["version"] for record in records.values()] == in_order(VERSIONS)
     assert list(records) == [f"{TITLE}-v{version}" for version in in_order(VERSIONS)]
     assert all(f"this is {record['version']}.csv" in record["project"] for record in records.values())
 
 
 def test_each_workspace_and_title_has_its_own(alice: CDCSArchive) -> None:
-    assert alice.get_release_versions(TITLE, OTHER) == [f"20.0.{n}" for n in range(504)]
-    assert alice.get_release_versions(f"{TITLE}-more") == [f"{n}.0.0" for n in range(1000)]
+    assert alice.get_release_versions(TITLE, OTHER) == [f"20.0.{n}" for n in range(41)]
+    assert alice.get_release_versions(f"{TITLE}-more") == [f"{n}.0.0" for n in range(101)]
     assert alice.get_release_versions("title-985") == ["99.0.0"]
     with pytest.raises(ReleaseRecordNotFoundError):
         alice.get_release_records("title-985", None, OTHER)
-    with pytest.raises(ReleaseRecordNotFoundError):
-        alice.get_release_records(TITLE, [">=11.0.0"])
 
 
-RANGES = [
-    ("", "11.0.0-rc.1"),
-    (">=1.2.0,<1.3.0", "1.2.44"),
-    (">=1.2.0-rc.1,<1.2.0", "1.2.0-rc.10"),
-    ("<1.10.0", "1.10.0-rc.10"),
-    (">=2.9.0,<=2.9.7", "2.9.7+build.7"),
-    (">10.9.0,<11.0.0-0", "10.11.44"),
-    ("==0.0.0", "0.0.0"),
-]
-
-
-@pytest.mark.parametrize(("versions", "newest"), RANGES)
-def test_the_newest_of_a_range_is_chosen(alice: CDCSArchive, versions: str, newest: str) -> None:
-    records = alice.get_release_records(TITLE, versions)  # type: ignore[arg-type]
-    assert list(records)[-1] == f"{TITLE}-v{newest}"
-
-
-@pytest.mark.parametrize(("versions", "newest"), RANGES[:2])
-def test_a_fetch_picks_the_newest_of_a_range(site: Site, versions: str, newest: str) -> None:
+@pytest.mark.parametrize(("versions", "newest"), [(">=1.2.0-rc.1,<1.10.0", "1.10.0-rc.10")])
+def test_a_fetch_picks_the_newest_of_a_thousand(site: Site, versions: str, newest: str) -> None:
     outcome = site.fetch(versions=versions)
     assert outcome.code == 0, outcome.output
     assert site.fetched(newest) == {f"this is {newest}.csv": b""}
     assert [path.name for path in (site.workshop.folder / "fetched").iterdir()] == [f"{TITLE}-v{newest}"]
 
 
-def test_a_version_that_is_there_among_all_of_them_is_refused(site: Site) -> None:
+def test_a_version_that_is_there_among_a_thousand_is_refused(site: Site) -> None:
     site.workshop.project(files={"a.csv": b"of an existing version"})
-    for version in (VERSIONS[0], VERSIONS[-1]):
-        outcome = site.publish(version)
-        assert outcome.code == 30, outcome.output
-        assert f"{TITLE}-v{version}" in outcome.output
-        assert "give another --release-version" in outcome.output
+    outcome = site.publish(VERSIONS[500])
+    assert outcome.code == 30, outcome.output
+    assert f"{TITLE}-v{VERSIONS[500]}" in outcome.output
+    assert "give another --release-version" in outcome.output
 
 
-def test_a_new_version_among_all_of_them_is_published_and_fetched(site: Site, alice: CDCSArchive) -> None:
-    files = {"a.csv": b"new among many", "b.csv": b"another new one"}
-    site.workshop.project(files=files)
-    # Versions that only another workspace, template or user has are not taken here.
+def test_a_new_version_among_a_thousand_is_published(site: Site, alice: CDCSArchive) -> None:
+    site.workshop.project(files={"a.csv": b"new among many", "b.csv": b"another new one"})
+    # Only another workspace has this version; it is not taken here.
     outcome = site.publish("20.0.7")
     assert outcome.code == 0, outcome.output
     assert "2 moved" in outcome.output
-    outcome = site.fetch(versions=">=11.0.0")
-    assert outcome.code == 0, outcome.output
-    assert site.fetched("20.0.7") == files
-    assert "Nothing to do" in site.publish("20.0.7").output
-    assert alice.get_release_versions(TITLE) == [*in_order(VERSIONS), "20.0.7"]
+    assert list(alice.get_release_records(TITLE, [">=11.0.0"])) == [f"{TITLE}-v20.0.7"]
 
 
 # --- blobs ------------------------------------------------------------------------------------------------------------
@@ -249,7 +218,7 @@ def blob(number: int) -> Blob:
     return Blob(content["sha1"], content["/bytes/"], (f"{number}.csv",))
 
 
-@pytest.mark.parametrize("numbers", [[0], [1999], [*range(499)], [*range(500)], [*range(501)], [*BLOBS]], ids=len)
+@pytest.mark.parametrize("numbers", [[1999], [*range(200, 701)]], ids=len)
 def test_blobs_are_found_among_thousands(alice: CDCSArchive, numbers: list[int]) -> None:
     absent = [blob(number) for number in [*ELSEWHERE, *OF_WRONG_SIZE, 5000, 5001]]
     asked = [*(blob(number) for number in numbers), *absent]
@@ -259,13 +228,13 @@ def test_blobs_are_found_among_thousands(alice: CDCSArchive, numbers: list[int])
 
 
 def test_blobs_of_another_workspace_are_found_there(alice: CDCSArchive) -> None:
-    found = alice.find_blobs([blob(number) for number in [*BLOBS, *ELSEWHERE]], TITLE, OTHER)
-    assert set(found) == {blob(number).digest for number in [*ELSEWHERE, *range(0, 2000, 5)]}
+    found = alice.find_blobs([blob(number) for number in [*range(200), *ELSEWHERE]], TITLE, OTHER)
+    assert set(found) == {blob(number).digest for number in [*ELSEWHERE, *range(0, 200, 5)]}
     assert all(pid.endswith("-other") for pid in found.values())
 
 
 def test_a_release_of_the_earlier_tool_gets_its_digests_from_among_thousands(alice: CDCSArchive) -> None:
-    numbers = [*range(0, 2000, 3)]
+    numbers = [*range(0, 2000, 20)]
     project = {
         f"{n}.csv": {"/item/": "File", "/path/": f"{n}.csv", "/bytes/": n + 1, "/bpid/": metadata(n)["blob/PID/"]}
         for n in numbers
@@ -281,22 +250,22 @@ def test_a_release_of_the_earlier_tool_gets_its_digests_from_among_thousands(ali
 
 def test_a_publishing_that_finds_its_blobs_among_thousands_moves_none(site: Site, alice: CDCSArchive) -> None:
     site.title = "found"
-    files = {f"{n}.csv": b"blob %d" % n for n in range(600)}
+    files = {f"{n}.csv": b"known %d" % n for n in range(300)}
     site.workshop.project(files=files)
     curator = alice.curator
     before = len(curator.list_own_blobs())
     contents = [
         {"sha1": sha1(data), "blob/PID/": f"http://127.0.0.1:9/found/{name}", "/bytes/": len(data)}
         for name, data in files.items()
-        if name != "599.csv"
+        if name != "299.csv"
     ]
     row = {"owner": "bob", "template": curator.template_id("BlobMetadata"), "workspace": curator.workspace_id(PUBLIC)}
     site.server.manage("insert", [{**row, "contents": contents}])
     outcome = site.publish()
     assert outcome.code == 0, outcome.output
-    assert "600 blobs" in outcome.output
+    assert "300 blobs" in outcome.output
     assert "; 1 moved" in outcome.output
-    assert "599 already there" in outcome.output
+    assert "299 already there" in outcome.output
     assert len(curator.list_own_blobs()) == before + 1
     (record,) = alice.get_release_records("found").values()
     pids = {name: node["/bpid/"] for name, node in record["project"].items()}
