@@ -436,20 +436,19 @@ def test_what_others_say_of_a_blob_that_is_gone_is_not_believed(site: Site, fake
     publish_under(site, fake, [f"{fake.url}/pid/7"])
 
 
-ENDS_THE_RUN = pytest.mark.xfail(strict=True, reason="its error ends the run of everybody who has the same file")
-
-
 @pytest.mark.parametrize(
     "pid",
     [
         "file:///etc/passwd",
         "http://127.0.0.1:9/nobody",
-        pytest.param("/circle", marks=ENDS_THE_RUN),
-        pytest.param("/compressed", marks=ENDS_THE_RUN),
+        "/circle",
+        "/compressed",
+        "/broken",
     ],
 )
 def test_what_others_say_of_a_blob_that_nobody_can_open_stops_nobody(site: Site, fake: FakeCDCS, pid: str) -> None:
     fake.lie("GET", "/circle", lambda v, s: v.reply(302, location="/circle"))
+    fake.lie("GET", "/broken", lambda v, s: v.reply(500, b"<html>no right, but no reason either"))
     fake.lie("GET", "/compressed", lambda v, s: v.reply(200, DATA, content_encoding="gzip"))
     publish_under(site, fake, [pid])
 

@@ -405,7 +405,8 @@ class CDCSArchive(ArchiveInterface):
 
 
 def _nodes_without_digest(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for node in walk_mapping(content["project"] if isinstance(content.get("project"), dict) else {}, "the record"):
+    project, title = content.get("project"), printable(content.get("title", "the record"))
+    for node in walk_mapping(project if isinstance(project, dict) else {}, title):
         properties = node.properties
         if properties[ITEM] != FOLDER and properties.get(SHA1) is None and isinstance(properties.get(PID), str):
             yield properties

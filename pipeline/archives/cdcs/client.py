@@ -1,6 +1,7 @@
 """REST client of a CDCS instance (a "curator"): what can be asked of it, and nothing of releases."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -416,7 +417,9 @@ class CDCSClient(Site):
         self._delete(f"/rest/blob/{_segment(blob_id)}/", f"to delete the blob {printable(blob_id)}")
 
     @contextlib.contextmanager
-    def open_blob(self, url: str, offset: int = 0, most: int | None = None) -> "Iterator[BlobStream]":
+    def open_blob(
+        self, url: str, offset: int = 0, most: int | None = None, attempts: int | None = None
+    ) -> "Iterator[BlobStream]":
         """Open a blob by its handle or PID for reading.
 
         Parameters
@@ -427,20 +430,23 @@ class CDCSClient(Site):
             Where to go on. Many sites start over instead: `BlobStream.start` tells.
         most : int, optional
             Most bytes to read; a site that sends more is cut off.
+        attempts : int, optional
+            How often it is tried; by default as everything else.
         """
-        response, start = self._open(join_url(self.host + "/", url), max(0, offset), most)
+        response, start = self._open(join_url(self.host + "/", url), max(0, offset), most, attempts)
         with contextlib.closing(response):
             yield BlobStream(response, start)
 
-    def _open(self, url: str, offset: int, most: int | None) -> tuple[requests.Response, int]:
+    def _open(self, url: str, offset: int, most: int | None, attempts: int | None) -> tuple[requests.Response, int]:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
         allowance = sys.maxsize if most is None else most + ROOM_FOR_HEADERS
-        got = self.persist(lambda: self.send("GET", url, headers, allowance=allowance), repeat=True)
+        ask = functools.partial(self.send, "GET", url, headers, allowance=allowance)
+        got = self.persist(ask, repeat=True, attempts=attempts)
         if isinstance(got, Answer):
             if offset and got.status == 416:
-                return self._open(url, 0, most)
+                return self._open(url, 0, most, attempts)
             raise self.refusal(got, "to read a blob", url)
         there = re.match(rf"bytes {offset}-\d+/", got.headers.get("Content-Range", ""))
         compressed = got.headers.get("Content-Encoding", "identity").lower() != "identity"
@@ -448,7 +454,7 @@ class CDCSClient(Site):
             return got, 0 if got.status_code == 200 else offset
         got.close()
         if offset:
-            return self._open(url, 0, most)
+            return self._open(url, 0, most, attempts)
         raise ArchiveError(
             f"{show_url(url)} does not send the blob as it is (status {got.status_code}); tell the site."
         )

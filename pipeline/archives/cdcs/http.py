@@ -229,14 +229,21 @@ class Site:
             return answer
         raise self.refusal(answer, doing, self.host + path)
 
-    def persist(self, attempt: Callable[[], T], repeat: bool, already_done: Callable[[], Any] | None = None) -> T | Any:
+    def persist(
+        self,
+        attempt: Callable[[], T],
+        repeat: bool,
+        already_done: Callable[[], Any] | None = None,
+        attempts: int | None = None,
+    ) -> T | Any:
         """Return what `attempt` returns, trying again after failures that may pass."""
-        for number in range(1, self.attempts + 1):
+        most = attempts or self.attempts
+        for number in range(1, most + 1):
             try:
                 return attempt()
             except TemporaryError as failure:
                 sentence, pause, sent = str(failure), failure.pause, failure.sent
-            again = number < self.attempts and pause <= _LONGEST_PAUSE
+            again = number < most and pause <= _LONGEST_PAUSE
             if sent and not repeat and already_done is None:
                 raise SiteUnavailableError(f"{sentence} It is not known whether the request took effect; run again.")
             if again:

@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ...checksums import CHUNK, Stream, algorithm, is_digest, new_hash, read_chunks
-from ...errors import CredentialsError, PipelineError, RecordError
+from ...errors import ArchiveError, CredentialsError, PipelineError, RecordError
 from ...project import source_changed
 from ...release import BYTES, Blob
 from ...transfer import Meter
 from ...workers import Workers
 from ..interface import project_source
-from .bodies import TransferBrokenError
 from .client import Blob as StoredBlob
 from .client import CDCSClient, Data
-from .http import Ident, NotAllowedError, SiteRefusedError, SiteUnavailableError
+from .http import Ident, NotAllowedError, SiteUnavailableError
 
 Item = TypeVar("Item")
 
@@ -120,16 +119,28 @@ class BlobShelf:
 
     def _can_be_read(self, description: Description) -> bool:
         """Ask the site for a blob of another user, without reading it where its handle is known."""
+        number = re.search(r"/(\w+)/?$", description.handle or "")
         try:
-            if number := re.search(r"/(\w+)/?$", description.handle or ""):
-                blob = self._curator.get_blob(number[1])
-                return (blob.workspace, blob.pid or blob.handle) == (self.workspace, description.pid)
-            if not self._curator.is_here(description.pid):
-                return False
-            with self._curator.open_blob(description.pid, most=description.size + 1) as stream:
-                return stream.length in (None, description.size)
-        except (SiteRefusedError, TransferBrokenError):
-            return False
+            if number:
+                return self._fits(self._curator.get_blob(number[1]), description)
+            if self._curator.is_here(description.pid):
+                with self._curator.open_blob(description.pid, most=description.size + 1, attempts=1) as stream:
+                    return stream.length in (None, description.size)
+        except SiteUnavailableError:
+            # At a PID that may not be read, a site fails without a reason.
+            if number:
+                raise
+        except ArchiveError:
+            pass
+        return False
+
+    def _fits(self, stored: StoredBlob, description: Description) -> bool:
+        checksum = stored.checksum or ""
+        return (
+            stored.workspace == self.workspace
+            and description.pid == (stored.pid or stored.handle)
+            and (len(checksum) != len(description.digest) or checksum.lower() == description.digest)
+        )
 
     # --- how it gets there ----------------------------------------------------------------------------------------
 
