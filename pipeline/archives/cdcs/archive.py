@@ -180,7 +180,7 @@ class CDCSArchive(ArchiveInterface):
 
     def _newest(self, releases: Iterable[tuple[Data, Record]], workspace: str) -> dict[str, Record]:
         records: dict[str, Record] = {}
-        for data, content in releases:
+        for data, content in sorted(releases, key=lambda release: age(release[0])):
             # Sites that give no PIDs still have an address for the record.
             content.setdefault(RECORD_PID, self._address(data))
             records[content["title"]] = content
