@@ -33,12 +33,25 @@ class TransferBrokenError(ArchiveError):
 
 
 class TemporaryError(Exception):
-    """A failure that may pass. `sent` is False when the site cannot have seen the request."""
+    """A failure that may pass.
 
-    def __init__(self, sentence: str, pause: float = 0.0, sent: bool = True) -> None:
+    Parameters
+    ----------
+    sentence : str
+        What the user reads if it does not.
+    pause : float, optional
+        Seconds to wait at least, as the site asks.
+    sent : bool, optional
+        False when the site cannot have seen the request.
+    of_site : bool, optional
+        False when it may be a matter of this request alone.
+    """
+
+    def __init__(self, sentence: str, pause: float = 0.0, sent: bool = True, of_site: bool = True) -> None:
         super().__init__(sentence)
         self.pause = pause
         self.sent = sent
+        self.of_site = of_site
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------

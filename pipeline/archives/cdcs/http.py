@@ -141,6 +141,7 @@ class Site:
         self._verify: bool | str = True if ca_bundle is None else os.fspath(ca_bundle)
         self._timeout = (connect_timeout, read_timeout)
         self.attempts, self._largest_answer, self._sleep = max(1, attempts), largest_answer, sleep
+        self._given_up = False
         self._local = threading.local()
         if password is not None and not user:
             raise CredentialsError(f"A password for {self.host} needs a user name; give both.")
@@ -236,13 +237,18 @@ class Site:
         already_done: Callable[[], Any] | None = None,
         attempts: int | None = None,
     ) -> T | Any:
-        """Return what `attempt` returns, trying again after failures that may pass."""
-        most = attempts or self.attempts
+        """Return what `attempt` returns, trying again after failures that may pass.
+
+        A site that was given up gets no second chance until something else succeeds.
+        """
+        most = attempts or (1 if self._given_up else self.attempts)
         for number in range(1, most + 1):
             try:
-                return attempt()
-            except TemporaryError as failure:
-                sentence, pause, sent = str(failure), failure.pause, failure.sent
+                result = attempt()
+                self._given_up = False
+                return result
+            except TemporaryError as error:
+                sentence, pause, sent, whole = str(error), error.pause, error.sent, error.of_site
             again = number < most and pause <= _LONGEST_PAUSE
             if sent and not repeat and already_done is None:
                 raise SiteUnavailableError(f"{sentence} It is not known whether the request took effect; run again.")
@@ -252,7 +258,10 @@ class Site:
                 return done
             if not again:
                 break
-        raise SiteUnavailableError(f"{sentence} Tried {_times(number)}; run again later, or ask the site.")
+        self._given_up = attempts is None
+        unavailable = SiteUnavailableError(f"{sentence} Tried {_times(number)}; run again later, or ask the site.")
+        unavailable.is_hopeless = whole
+        raise unavailable
 
     def pause(self, number: int, least: float = 0.0) -> None:
         """Wait after the failure of an attempt, the longer the more failed, and at least `least` seconds."""
@@ -310,7 +319,9 @@ class Site:
         if isinstance(content, Multipart) and content.failure is not None:
             raise content.failure
         if isinstance(content, Multipart) and isinstance(failure, TemporaryError) and failure.sent:
-            raise TemporaryError(f"{failure} A proxy may limit the size of uploads to less than {len(content)} bytes.")
+            raise TemporaryError(
+                f"{failure} A proxy may limit the size of uploads to less than {len(content)} bytes.", of_site=False
+            )
         raise failure
 
     def _unless_temporary(self, response: requests.Response) -> Answer:
@@ -321,7 +332,7 @@ class Site:
             raise TemporaryError(f"{url} is not available now (status {answer.status}).", pause)
         if answer.status == 500 and not answer.is_json:
             maybe = "; it may need a login" if self.anonymous else ""
-            raise TemporaryError(f"{url} failed (status 500, without a reason{maybe}).")
+            raise TemporaryError(f"{url} failed (status 500, without a reason{maybe}).", of_site=False)
         obtained = self._token is not None and not self._token_is_given
         if obtained and answer.status in (401, 403) and _BAD_TOKEN.search(answer.said()):
             # The token that was obtained with the password is no longer valid: the next attempt gets another one.

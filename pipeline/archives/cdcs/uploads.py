@@ -13,10 +13,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ...checksums import CHUNK, Stream, algorithm, is_digest, new_hash, read_chunks
-from ...errors import ArchiveError, CredentialsError, PipelineError, RecordError
+from ...errors import ArchiveError, PipelineError, RecordError
 from ...project import source_changed
 from ...release import BYTES, Blob
 from ...transfer import Meter
@@ -25,8 +25,6 @@ from ..interface import project_source
 from .client import Blob as StoredBlob
 from .client import CDCSClient, Data
 from .http import Ident, NotAllowedError, SiteUnavailableError
-
-Item = TypeVar("Item")
 
 SHA1_KEY, PID_KEY, HANDLE_KEY = "sha1", "blob/PID/", "/handle/"
 # A site gives at most a hundred records in one answer, and a blob may be described more than once.
@@ -92,7 +90,7 @@ class BlobShelf:
                     return
 
         with Workers(_CONFIRMING, lambda: None) as workers:
-            for error in workers.each(_unless_hopeless(confirm), found).values():
+            for error in workers.each(confirm, found).values():
                 raise error
         return alive
 
@@ -162,12 +160,12 @@ class BlobShelf:
             if blob.digest in there:
                 meter.finished(blob.paths[0], blob.size, None, False)
         with Workers(threads, meter.tick) as workers:
-            failed = workers.each(_unless_hopeless(upload), missing)
+            failed = workers.each(upload, missing)
         for blob, error in failed.items():
             meter.finished(blob.paths[0], 0, error, False)
         pids = {digest: description.pid for digest, description in there.items()}
         pids |= {digest: done.description.pid for digest, done in mine.items()}
-        if not any(isinstance(error, _HOPELESS) for error in failed.values()):
+        if not any(isinstance(error, PipelineError) and error.is_hopeless for error in failed.values()):
             pids |= self._yield_to_earlier(mine)
         return pids, {blob.digest: error for blob, error in failed.items()}
 
@@ -200,7 +198,8 @@ class BlobShelf:
     def _assign(self, stored: StoredBlob) -> None:
         try:
             self._curator.assign_blob(stored.id, self.workspace)
-        except NotAllowedError:
+        except NotAllowedError as error:
+            error.is_hopeless = True
             # Anybody may upload what nobody else can read; it would only be in the way.
             with contextlib.suppress(PipelineError):
                 self._curator.delete_blob(stored.id)
@@ -266,26 +265,6 @@ class BlobShelf:
                 if done.is_new and first.pid != done.description.pid:
                     self._curator.delete_blob(done.blob.id)
         return pids
-
-
-# Each other blob would wait as long, for the same answer.
-_HOPELESS = (SiteUnavailableError, NotAllowedError, CredentialsError)
-
-
-def _unless_hopeless(function: Callable[[Item], None]) -> Callable[[Item], None]:
-    """Return the function, made to fail at once with the first error that no other item would escape."""
-    hopeless: list[PipelineError] = []
-
-    def call(item: Item) -> None:
-        if hopeless:
-            raise hopeless[0]
-        try:
-            function(item)
-        except _HOPELESS as error:
-            hopeless.append(error)
-            raise
-
-    return call
 
 
 def _extension(path: str) -> str:
