@@ -29,6 +29,7 @@ class Site:
 
     def __init__(self, workshop: Workshop, server: CDCSServer, title: str) -> None:
         self.workshop, self.server, self.title = workshop, server, title
+        self.runs: list[subprocess.Popen[str]] = []
         self.log_in("alice")
         workshop.environment["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
 
@@ -52,11 +53,21 @@ class Site:
     def start(self, version: str = "0.1.0", **options: object) -> "subprocess.Popen[str]":
         """Start to publish the project."""
         options = self.options(project_directory="project", release_version=version, **options)
-        return self.workshop.start("PublishRelease", **options)
+        self.runs.append(self.workshop.start("PublishRelease", **options))
+        return self.runs[-1]
 
     def start_fetching(self, **options: object) -> "subprocess.Popen[str]":
         """Start to fetch the release."""
-        return self.workshop.start("FetchRelease", **self.options(**options))
+        self.runs.append(self.workshop.start("FetchRelease", **self.options(**options)))
+        return self.runs[-1]
+
+    def close(self) -> None:
+        """End the runs that a failed test leaves: they would go on on the server of the next test."""
+        for process in self.runs:
+            if process.poll() is None:
+                process.kill()
+            with process:
+                pass
 
     def fetched(self, version: str = "0.1.0") -> dict[str, bytes | None]:
         """Return the files that were fetched."""

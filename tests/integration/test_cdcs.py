@@ -17,9 +17,8 @@ import keyring
 import pytest
 from keyring.backends.null import Keyring
 
-from pipeline import CDCSArchive, FileSystemArchive, ReleaseRecordNotFoundError
+from pipeline import CDCSArchive, ReleaseRecordNotFoundError
 from pipeline.archives.cdcs.http import NotFoundError
-from pipeline.archives.filesystem import create_archive
 from pipeline.errors import ArchiveError, BlobsFailedError, RecordError
 from pipeline.release import ReleaseRecord
 from pipeline.transfer import Silent
@@ -291,24 +290,6 @@ def test_a_new_archive_gets_its_templates_once_and_only_from_an_administrator(
 
 
 # --- the interface ----------------------------------------------------------------------------------------------------
-
-
-def test_version_expressions_find_the_same_as_in_a_folder(alice: CDCSArchive, tmp_path: Path) -> None:
-    create_archive(tmp_path)
-    folder = FileSystemArchive(tmp_path)
-    for version in ("0.10.0", "0.9.0", "1.0.0", "1.0.0-rc.1", "1.0.0+build.7", "2.0.0-0"):
-        record = {"title": f"versions-v{version}", "title_versionless": "versions", "version": version, "project": {}}
-        folder.upload_release_record(record, PUBLIC)
-        assert alice.upload_release_record(record, PUBLIC).startswith(alice.curator.host)
-    assert alice.get_release_versions("versions") == folder.get_release_versions("versions")
-    for expressions in (None, [], [">=0.9.0", "<1.0.0"], ["==1.0.0"], ["!=1.0.0"], ["<=2.0.0"], [">9.0.0"], ["0.9.0"]):
-        found = []
-        for archive in (alice, folder):
-            try:
-                found.append(list(archive.get_release_records("versions", expressions)))
-            except ReleaseRecordNotFoundError:
-                found.append([])
-        assert found[0] == found[1]
 
 
 def test_a_record_is_refused_until_its_blobs_are_there(alice: CDCSArchive, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_site_on_postgresql_works(tmp_path: Path, visit: Callable[[CDCSServer]
         alice = archive_of(server)
         for odd in ("a\0b", "\ud800"):
             record = {"title": "odd-v1.0.0", "title_versionless": "odd", "version": "1.0.0", "project": {}, "x": odd}
-            with pytest.raises(RecordError, match="cannot be (stored|written)"):
+            with pytest.raises(RecordError, match=r"cannot be (stored|written)"):
                 alice.upload_release_record(record)
         assert records_of(Site(site.workshop, server, "odd")) == []
 

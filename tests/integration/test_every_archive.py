@@ -389,8 +389,8 @@ def test_any_versions_and_any_expressions_give_the_same_in_all_archives_and_in_t
     for archive in archives:
         for version in versions:
             archive.upload_release_record(record_of(title, version=version), PUBLIC)
-    # Expressions with bounds among the versions are those that tell the signs apart.
-    near = [[(sign, version)] for sign in SIGNS for version in versions[:1]]
+    # Bounds that are one of the versions, but for the build, are those that tell the signs apart.
+    near = [[(sign, versions[0].partition("+")[0] + build)] for sign in SIGNS for build in ("", "+another")]
     for bounds in [[], *near, *expressions]:
         asked = [sign + bound for sign, bound in bounds]
         answers = [found(archive, title, asked) for archive in archives]

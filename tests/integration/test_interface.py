@@ -29,7 +29,6 @@ from pipeline.archive_interface import (
 )
 from pipeline.errors import (
     BlobsFailedError,
-    InvalidVersionError,
     PipelineError,
     ReleaseExistsError,
 )
@@ -322,53 +321,6 @@ class TestGetReleaseRecords:
         "10.0.0",
     ]
 
-    @pytest.fixture
-    def full(self, archive: FileSystemArchive) -> FileSystemArchive:
-        """An archive with many versions, published in another order."""
-        for version in sorted(self.ORDER, key=sha1_of_text):
-            archive.upload_release_record(record_of({}, version), WORKSPACE)
-        return archive
-
-    @pytest.mark.parametrize("expressions", [None, [], ()])
-    def test_without_expressions_all_come_in_order(self, full: FileSystemArchive, expressions: Any) -> None:
-        records = full.get_release_records("sample", expressions)
-        assert list(records) == [f"sample-v{version}" for version in self.ORDER]
-        assert all(record["title"] == title for title, record in records.items())
-        assert list(full.get_release_records("sample")) == list(records)
-        assert list(full.get_release_records(title_versionless="sample", version_expressions=None)) == list(records)
-
-    @pytest.mark.parametrize(
-        ("expressions", "versions"),
-        [
-            (["==1.0.0"], ["1.0.0", "1.0.0+build.7"]),
-            (["1.0.0"], ["1.0.0", "1.0.0+build.7"]),
-            (["==1.0.0-rc.1"], ["1.0.0-rc.1"]),
-            ([">=1.0.0", "<1.0.10"], ["1.0.0", "1.0.0+build.7", "1.0.2"]),
-            ([">1.0.2"], ["1.0.10", "2.0.0-0", "10.0.0"]),
-            (["<=0.10.0"], ["0.9.0", "0.10.0"]),
-            ([">=0.10.0", "!=1.0.0", "<1.0.2", ">1.0.0-beta.11"], ["1.0.0-rc.1"]),
-            (("==10.0.0",), ["10.0.0"]),
-            ([" == 10.0.0 "], ["10.0.0"]),
-        ],
-    )
-    def test_expressions_are_all_to_be_met(
-        self, full: FileSystemArchive, expressions: Any, versions: list[str]
-    ) -> None:
-        found = full.get_release_records(title_versionless="sample", version_expressions=expressions)
-        assert [record["version"] for record in found.values()] == versions
-
-    @pytest.mark.parametrize("expression", [">=1.0.0,<1.0.10", ">=1.0.0, <1.0.10"])
-    def test_one_text_is_not_taken_apart_into_letters(self, full: FileSystemArchive, expression: str) -> None:
-        """The document calls the parameter a "version code string" in one place, and a list in another."""
-        found = full.get_release_records("sample", expression)  # type: ignore[arg-type]
-        assert list(found) == list(full.get_release_records("sample", [">=1.0.0", "<1.0.10"]))
-
-    @pytest.mark.parametrize("expressions", [["=>1.0.0"], ["~1.0"], [">=1"], ["newest"], [">"]])
-    @pytest.mark.parametrize("title", ["sample", "unknown"])
-    def test_a_bad_expression_is_said_to_be_one(self, full: FileSystemArchive, expressions: Any, title: str) -> None:
-        with pytest.raises(InvalidVersionError):
-            full.get_release_records(title, expressions)
-
     @pytest.mark.parametrize("kind", ["file system", "own"])
     @pytest.mark.parametrize(
         ("arguments", "keywords", "words"),
@@ -536,14 +488,6 @@ class TestUploading:
         assert found["empty"]["/bytes/"] == 0
         assert {path.name for path in workshop.title_folder().glob("blobs/*/*")} == {sha1(FILES[p]) for p in UNIQUE}
         assert_archive_is_sound(workshop.archive)
-
-    def test_a_project_by_position(self, archive: FileSystemArchive, workshop: Workshop) -> None:
-        project_mapping = mapping()
-        archive.upload_blobs_and_update_mapping(
-            "sample-v0.1.0", "sample", WORKSPACE, project_mapping, str(workshop.folder / "project"), 1, 1000
-        )
-        archive.upload_release_record(record_of(project_mapping), WORKSPACE)
-        assert list(archive.get_release_records("sample")) == ["sample-v0.1.0"]
 
     def test_no_blobs_uploads_nothing(self, archive: FileSystemArchive, workshop: Workshop) -> None:
         project_mapping = mapping()
@@ -810,14 +754,6 @@ class TestDownloadRelease:
         assert json.loads((workshop.folder / "here" / ".rme" / "record.yml").read_bytes()) == record
         assert not (workshop.folder / "here" / ".rme" / ".partial").exists()
 
-    def test_into_a_relative_folder(
-        self, archive: FileSystemArchive, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        record = publish(archive, workshop.folder / "project")
-        monkeypatch.chdir(workshop.folder)
-        archive.download_release(record, WORKSPACE, 2, Path("x/y"), 1000, False)
-        assert files_in(workshop.folder / "x" / "y") == FILES
-
     def test_again_moves_only_what_is_missing_or_edited(self, archive: FileSystemArchive, workshop: Workshop) -> None:
         record = publish(archive, workshop.folder / "project")
         here = workshop.folder / "here"
@@ -835,12 +771,6 @@ class TestDownloadRelease:
         capfd.readouterr()
         archive.download_release(record, WORKSPACE, 2, workshop.folder / "here", 1000, progress_bar=False)
         assert "".join(capfd.readouterr()) == ""
-
-    def test_does_not_change_the_record_that_it_is_given(self, archive: FileSystemArchive, workshop: Workshop) -> None:
-        record = publish(archive, workshop.folder / "project")
-        before = json.dumps(record)
-        archive.download_release(record, WORKSPACE, 2, workshop.folder / "here", 1000, False)
-        assert json.dumps(record) == before
 
     @pytest.mark.skipif(os.name != "posix", reason="symbolic links")
     def test_an_archive_behind_a_link_is_the_archive(self, archive: FileSystemArchive, workshop: Workshop) -> None:
