@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from pipeline.archives.cdcs.http import NotFoundError
 from pipeline.errors import ArchiveError, BlobsFailedError, RecordError
 from pipeline.release import ReleaseRecord
 from pipeline.transfer import Silent
-from tests.cdcs_server import USERS, CDCSServer
-from tests.support import Outcome, Workshop, sha1, tree
+from tests.cdcs import OTHER, PUBLIC, Site, archive_of, described, make_archive, stored
+from tests.cdcs_server import CDCSServer
+from tests.support import Workshop, sha1
 
-PUBLIC, OTHER = "Global Public Workspace", "Group of Alice"
 MIB = 2**20
 
 
@@ -38,56 +37,16 @@ def no_keyring() -> Iterator[None]:
     keyring.set_keyring(own)
 
 
-def archive_of(server: CDCSServer, name: str) -> CDCSArchive:
-    return CDCSArchive(server.base_url, name, USERS[name].password)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
     with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
-        assert archive_of(server, "admin").install_templates() == ["Release", "BlobMetadata"]
-        alice = archive_of(server, "alice").curator
-        alice.call("POST", "/rest/workspace/", {"title": OTHER}, doing="to make a workspace", expect=201)
+        make_archive(server)
         yield server
 
 
 @pytest.fixture
 def alice(server: CDCSServer) -> CDCSArchive:
     return archive_of(server, "alice")
-
-
-class Site:
-    """A user's folder, and a site where the user publishes under a title that no other test has."""
-
-    def __init__(self, workshop: Workshop, server: CDCSServer, title: str) -> None:
-        self.workshop, self.server, self.title = workshop, server, title
-        self.log_in("alice")
-        workshop.environment["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
-
-    def log_in(self, name: str) -> None:
-        self.workshop.environment |= {"PIPELINE_USER": name, "PIPELINE_PASSWORD": USERS[name].password}
-
-    def options(self, **options: object) -> dict[str, Any]:
-        return {"title": self.title, "archive": self.server.base_url, **options}
-
-    def publish(self, version: str = "0.1.0", **options: object) -> Outcome:
-        options = self.options(create_archive=None, **options)
-        return self._told_no_secret(self.workshop.publish(version=version, **options))
-
-    def fetch(self, **options: object) -> Outcome:
-        return self._told_no_secret(self.workshop.fetch(**self.options(**options)))
-
-    def start(self, version: str = "0.1.0") -> "subprocess.Popen[str]":
-        options = self.options(project_directory="project", release_version=version)
-        return self.workshop.start("PublishRelease", **options)
-
-    def fetched(self, version: str = "0.1.0") -> dict[str, bytes | None]:
-        found = tree(self.workshop.folder / "fetched" / f"{self.title}-v{version}")
-        return {path: data for path, data in found.items() if data is not None and not path.startswith(".rme/")}
-
-    def _told_no_secret(self, outcome: Outcome) -> Outcome:
-        assert not any(user.password in outcome.output for user in USERS.values())
-        return outcome
 
 
 @pytest.fixture
@@ -100,21 +59,6 @@ def files(seed: str, count: int = 12) -> dict[str, bytes]:
     """Return files that no other test has: blobs of a workspace are shared by all of its releases."""
     dice = random.Random(seed)
     return {f"data/{n % 3}/Größe {n}.csv": dice.randbytes(dice.randrange(1, 4000)) for n in range(count)}
-
-
-def described(archive: CDCSArchive, digests: list[str], workspace: str = PUBLIC) -> Counter[str]:
-    """Return how many BlobMetadata records each digest has."""
-    curator = archive.curator
-    found = curator.query(
-        curator.template_ids("BlobMetadata"), {"sha1": {"$in": digests}}, curator.workspace_id(workspace)
-    )
-    return Counter(data.content()["sha1"] for data in found)
-
-
-def stored(archive: CDCSArchive, digests: list[str]) -> Counter[str]:
-    """Return how many blobs the site has whose name tells one of the digests."""
-    names = (blob.filename[:40] for blob in archive.curator.list_own_blobs())
-    return Counter(name for name in names if name in digests)
 
 
 def upload(archive: CDCSArchive, directory: Path, content: dict[str, bytes], workspace: str = PUBLIC) -> ReleaseRecord:
