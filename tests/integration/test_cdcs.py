@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import keyring
 import pytest
-from keyring.backends.null import Keyring
 
 from pipeline import CDCSArchive, ReleaseRecordNotFoundError
 from pipeline.archives.cdcs.http import NotFoundError
@@ -26,15 +24,6 @@ from tests.cdcs_server import CDCSServer
 from tests.support import Workshop, sha1
 
 MIB = 2**20
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_keyring() -> Iterator[None]:
-    """Keep the keyring of whoever runs the tests out of them."""
-    own = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
-    yield
-    keyring.set_keyring(own)
 
 
 @pytest.fixture(scope="module")

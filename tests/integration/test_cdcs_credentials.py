@@ -20,7 +20,6 @@ from typing import Any
 
 import keyring
 import pytest
-from keyring.backends.null import Keyring
 from luigi.configuration.cfg_parser import LuigiConfigParser
 
 from pipeline import CDCSArchive, credentials
@@ -43,12 +42,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
-    own = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
     with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
         CDCSArchive(server.base_url, "admin", USERS["admin"].password).install_templates()
         yield server
-    keyring.set_keyring(own)
 
 
 class Terminal:

@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from functools import cmp_to_key
 from typing import Any
 
-import keyring
 import pytest
-from keyring.backends.null import Keyring
 from semantic_version import Version
 
 from pipeline import CDCSArchive, ReleaseRecordNotFoundError
@@ -79,8 +77,6 @@ def interleaved(*groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
     """A site with 5,000 records of releases, of which 1,000 count, and more than 2,000 descriptions of blobs."""
-    own = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
     with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
         make_archive(server)
         admin, alice = archive_of(server, "admin").curator, archive_of(server).curator
@@ -125,7 +121,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
             + rows(blobs, public, [metadata(number, note="later") for number in DESCRIBED_TWICE]),
         )
         yield server
-    keyring.set_keyring(own)
 
 
 @pytest.fixture
