@@ -8,8 +8,6 @@ import argparse
 import json
 import os
 import random
-import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import CDCSArchive
+from tests.benchmarks.measuring import Cost, measure, median
 from tests.cdcs_server import USERS, CDCSServer
 from tests.support import ROOT, Workshop
 
@@ -40,14 +39,6 @@ CASES = [
 ]
 
 
-class Cost(NamedTuple):
-    """What a process took: seconds from start to end, seconds of processor time, peak memory in MB."""
-
-    seconds: float
-    cpu: float
-    memory: float
-
-
 class Result(NamedTuple):
     """Medians of a case, and the ratios of their seconds: as they are, and without the start of the interpreter."""
 
@@ -57,25 +48,6 @@ class Result(NamedTuple):
     ratio_started: float
     ours: Cost
     bare: Cost
-
-
-# A small process stands between: to the peak of a process Linux counts that of the one that started it.
-_MEASURE = """
-import json, resource, subprocess, sys, time
-began = time.perf_counter()
-ended = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-seconds, usage = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-if ended.returncode:
-    sys.exit(ended.stdout[-2000:].decode())
-print(json.dumps([seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6]))
-"""
-
-
-def measure(command: list[str], folder: Path, environment: dict[str, str]) -> Cost:
-    """Run a command and return what it took; one that fails ends the benchmark with what it wrote."""
-    measured = [sys.executable, "-I", "-S", "-c", _MEASURE, *command]
-    output = subprocess.run(measured, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return Cost(*json.loads(output))
 
 
 def make_files(folder: Path, case: Case, seed: int) -> None:
@@ -105,11 +77,6 @@ def run(case: Case, rounds: int, server: CDCSServer, folder: Path, starts: dict[
     ratio = ours.seconds / bare.seconds
     started = (ours.seconds - starts["PublishRelease"]) / (bare.seconds - starts["bare"])
     return Result(case.name, rounds, ratio, started, ours, bare)
-
-
-def median(costs: list[Cost]) -> Cost:
-    """Return the median of each figure."""
-    return Cost(*map(statistics.median, zip(*costs, strict=True)))
 
 
 def start_times(rounds: int, folder: Path) -> dict[str, float]:

@@ -4,23 +4,20 @@ It is installed once, into an environment of its own in the user's cache folder,
 it needs other versions of libraries and writes into the home folder when it is imported.
 """
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import pytest
 import yaml
 
 from pipeline.archive_interface import FileSystemArchive
 from pipeline.errors import BlobsFailedError
+from tests.environments import NotInstalledError, python_with
 from tests.support import EXAMPLE, Workshop, assert_archive_is_sound, tree
 
 REQUIREMENT = "rmellipse==0.4.5"
@@ -100,36 +97,13 @@ class EarlierTool:
         return json.loads(results.read_text("utf-8"))
 
 
-@contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Keep other test sessions from installing at the same time."""
-    with file.open("w") as stream:
-        if os.name == "posix":
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
 @pytest.fixture(scope="session")
 def earlier_tool(tmp_path_factory: pytest.TempPathFactory) -> EarlierTool:
     """The earlier tool, installed once and kept."""
-    cache = Path(platformdirs.user_cache_dir("release-pipeline-tests", appauthor=False))
-    cache.mkdir(parents=True, exist_ok=True)
-    name = f"{REQUIREMENT.replace('==', '-')}-py{sys.version_info.major}.{sys.version_info.minor}"
-    folder = cache / name
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    complete = folder / "complete"
-    with locked(cache / f"{name}.lock"):
-        if not complete.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True, capture_output=True)
-            install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", REQUIREMENT]
-            done = subprocess.run(install, capture_output=True, text=True, check=False)
-            if done.returncode:
-                reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-                shutil.rmtree(folder)
-                pytest.skip(f"pip cannot install {REQUIREMENT} here: {reason}")
-            complete.touch()
+    try:
+        python = python_with(REQUIREMENT)
+    except NotInstalledError as error:
+        pytest.skip(str(error))
     return EarlierTool(python, tmp_path_factory.mktemp("earlier-home"))
 
 
