@@ -66,7 +66,7 @@ def markdown(findings: Findings, ways: Sequence[Way]) -> str:
         ("CPU s / peak MB", [[operation, *cells(operation, resources)] for operation in OPERATIONS]),
     ]
     tables = [table([heading, *names], rows) for heading, rows in sections]
-    notes = [f"Left out: {note.splitlines()[0]}" for note in findings.notes]
+    notes = [f"{way} failed and is left out: {'; '.join(reason.splitlines()[-2:])}." for way, reason in findings.failed]
     return "\n\n".join([f"## {findings.case}", *tables, *notes]) + "\n"
 
 
@@ -124,7 +124,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
             }
             for way, cost in medians.items()
         }
-    return {"case": findings.case, "operations": operations, "notes": findings.notes}
+    return {"case": findings.case, "operations": operations, "failed": dict(findings.failed)}
 
 
 def luigi_as_json(start: Start, blobs: Iterable[BlobCost]) -> dict[str, Any]:

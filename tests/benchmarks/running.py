@@ -26,13 +26,13 @@ class Findings:
         Its description.
     costs : dict
         Operation, then name of the way, to the cost in each round.
-    notes : list of str
+    failed : list of tuple
         Who could not do it, and why.
     """
 
     case: str
     costs: dict[str, dict[str, list[Cost]]] = field(default_factory=lambda: {name: {} for name in OPERATIONS})
-    notes: list[str] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, operation: str, way: str, cost: Cost) -> None:
         """Note a cost."""
@@ -42,7 +42,7 @@ class Findings:
         """Forget a way: medians of fewer rounds could not be compared."""
         for costs in self.costs.values():
             costs.pop(way, None)
-        self.notes.append(f"{way}: {reason}")
+        self.failed.append((way, reason))
 
     def medians(self, operation: str) -> dict[str, Cost]:
         """Return name of the way to medians."""

@@ -127,7 +127,7 @@ class Bare(Way):
     about = "`bare.py`: a thread pool that reads once, SHA-1, writes, fsync in groups, renames"
 
     def commands(self, operation: str, place: Place) -> list[Command]:
-        program: Command = [sys.executable, Path(__file__).with_name("bare.py")]
+        program: Command = [sys.executable, "-I", Path(__file__).with_name("bare.py")]
         if operation in _VERSIONS:
             return [[*program, "publish", place.project, place.archive]]
         if operation == AUDIT:
@@ -237,7 +237,8 @@ class Rmellipse(Way):
         return []
 
     def commands(self, operation: str, place: Place) -> list[Command]:
-        program: Command = [self.python, "-X", "utf8", Path(__file__).with_name("rmellipse_driver.py")]
+        # Isolated, because the names of modules beside the program are also those of libraries.
+        program: Command = [self.python, "-I", "-X", "utf8", Path(__file__).with_name("rmellipse_driver.py")]
         if operation in _VERSIONS:
             return [[*program, "publish", place.project, place.archive, _VERSIONS[operation]]]
         if operation == AUDIT:

@@ -26,7 +26,7 @@ def test_every_operation_is_measured(tmp_path: Path) -> None:
         assert ended.stdout.count(f"| {operation} |") == 3
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     (case,) = results["cases"]
-    assert case["notes"] == []
+    assert case["failed"] == {}
     assert list(case["operations"]) == list(OPERATIONS)
     for operation, ways in case["operations"].items():
         assert set(ways) >= ({"bare"} if operation == AUDIT else {"pipeline", "bare"})
