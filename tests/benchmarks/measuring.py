@@ -37,7 +37,8 @@ with tempfile.TemporaryFile() as said:
     alarm.cancel()
     if code:
         said.seek(0)
-        sys.exit(said.read()[-2000:].decode(errors="replace").rstrip() + f"\\nexit code {{code}} after {{seconds:.0f}} s")
+        output = said.read()[-2000:].decode(errors="replace").rstrip()
+        sys.exit(f"{{output}}\\nexit code {{code}} after {{seconds:.0f}} s")
 print(json.dumps([seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6]))
 """
 

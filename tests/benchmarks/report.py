@@ -50,22 +50,22 @@ def markdown(findings: Findings, ways: Sequence[Way]) -> str:
     names = [way.name for way in ways]
     medians = {operation: findings.medians(operation) for operation in OPERATIONS}
 
-    def cells(operation: str, show: Callable[[Cost], str]) -> list[str]:
-        return [show(medians[operation][name]) if name in medians[operation] else "–" for name in names]
+    def rows(names: Iterable[str], show: Callable[[str, Cost], str]) -> list[list[str]]:
+        return [
+            [operation, *(show(operation, found[name]) if name in found else "–" for name in names)]
+            for operation, found in medians.items()
+        ]
 
-    def ratio(operation: str) -> Callable[[Cost], str]:
+    def ratio(operation: str, cost: Cost) -> str:
         ours = medians[operation].get(_OURS)
-        return lambda cost: f"{ours.seconds / cost.seconds:.2f}" if ours else "–"
+        return f"{ours.seconds / cost.seconds:.2f}" if ours else "–"
 
-    def resources(cost: Cost) -> str:
-        return f"{cost.cpu:.2f} / {cost.memory:.0f}"
-
-    sections = [
-        ("seconds", [[operation, *cells(operation, lambda cost: f"{cost.seconds:.2f}")] for operation in OPERATIONS]),
-        (f"{_OURS} / other", [[operation, *cells(operation, ratio(operation))] for operation in OPERATIONS]),
-        ("CPU s / peak MB", [[operation, *cells(operation, resources)] for operation in OPERATIONS]),
+    others = [name for name in names if name != _OURS]
+    tables = [
+        table(["seconds", *names], rows(names, lambda _, cost: _seconds(cost))),
+        table([f"{_OURS} /", *others], rows(others, ratio)),
+        table(["CPU s / peak MB", *names], rows(names, lambda _, cost: f"{cost.cpu:.2f} / {cost.memory:.0f}")),
     ]
-    tables = [table([heading, *names], rows) for heading, rows in sections]
     notes = [f"{way} failed and is left out: {'; '.join(reason.splitlines()[-2:])}." for way, reason in findings.failed]
     return "\n\n".join([f"## {findings.case}", *tables, *notes]) + "\n"
 
