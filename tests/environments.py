@@ -40,7 +40,7 @@ def python_with(requirement: str) -> Path:
     with locked(name):
         if not (folder / "complete").exists():
             subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True, capture_output=True)
-            install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
+            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
             done = subprocess.run(install, capture_output=True, text=True, check=False)
             if done.returncode:
                 shutil.rmtree(folder)

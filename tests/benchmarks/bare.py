@@ -194,4 +194,5 @@ def audit(archive: str) -> None:
 
 
 if __name__ == "__main__":
-    {"publish": publish, "fetch": fetch, "audit": audit}[sys.argv[1]](*sys.argv[2:])
+    operations: dict[str, Callable[..., None]] = {"publish": publish, "fetch": fetch, "audit": audit}
+    operations[sys.argv[1]](*sys.argv[2:])
