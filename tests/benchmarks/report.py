@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.data import seconds_per_new_file
 from tests.benchmarks.luigi_cost import BlobCost, Start
 from tests.benchmarks.measuring import Cost
 from tests.benchmarks.running import Findings
@@ -22,10 +23,16 @@ def machine(folder: Path) -> dict[str, object]:
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
         "file system": _file_system(folder),
+        **state(folder),
     }
+
+
+def state(folder: Path) -> dict[str, object]:
+    """Return how busy the machine is."""
+    load = [round(load, 2) for load in os.getloadavg()]
+    return {"load": load, "ms per new file": round(seconds_per_new_file(folder) * 1000, 3)}
 
 
 def _processor() -> str:

@@ -1,14 +1,13 @@
 """Measure cases: every way does every operation, in turns, in folders of its own."""
 
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.benchmarks.data import Case, change_project, differences, link_project, make_project, warm
+from tests.benchmarks.data import Case, change_project, differences, empty, link_project, make_project, warm
 from tests.benchmarks.measuring import CommandFailedError, Cost, measure, median, together
 from tests.benchmarks.ways import CHANGED, FETCH, FETCH_AGAIN, OPERATIONS, WAYS, Place, Way
 from tests.environments import NotInstalledError
@@ -87,7 +86,7 @@ def run_case(case: Case, ways: list[Way], rounds: int, folder: Path, say: Say) -
     rounds : int
         How often.
     folder : Path
-        Where; everything is removed at the end.
+        Where; what was made there is left without its bytes, see :func:`empty`.
     say : callable
         Is told how far it is.
     """
@@ -108,8 +107,7 @@ def run_case(case: Case, ways: list[Way], rounds: int, folder: Path, say: Say) -
                 say(f"{case}: {way.name} failed and is left out: {error}")
                 ways.remove(way)
             finally:
-                shutil.rmtree(place.folder)
-    shutil.rmtree(project)
+                empty(place.folder)
     return findings
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.data import Case, change_project, differences, link_project, make_project
+from tests.benchmarks.data import Case, change_project, differences, empty, link_project, make_project
 from tests.benchmarks.measuring import CommandFailedError, measure
 from tests.benchmarks.ways import AUDIT, OPERATIONS
 from tests.support import ROOT
@@ -44,6 +44,8 @@ def test_a_way_that_fetches_something_else_is_noticed(tmp_path: Path) -> None:
     change_project(tmp_path / "copy")
     changed = differences(tmp_path / "project", tmp_path / "copy")
     assert len(changed) == 2, "one in a hundred, and the linked files are as they were"
+    empty(tmp_path / "copy")
+    assert differences(tmp_path / "project", tmp_path / "copy") == changed, "the linked files are still as they were"
     (tmp_path / "copy" / changed[0]).unlink()
     assert differences(tmp_path / "project", tmp_path / "copy") == changed
 
