@@ -55,7 +55,8 @@ class Destination:
             twin = alike.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
             if twin != path:
                 self._twins = (twin, path)
-            if "/".join(path.casefold().split("/")[:2]) in reserved:
+            in_the_way = path.casefold() == STATE_FOLDER and path not in self.record.folders
+            if in_the_way or "/".join(path.casefold().split("/")[:2]) in reserved:
                 raise RecordError(f"{self.record.title}: the record names '{printable(path)}', which is not accepted.")
             try:
                 for name in path.split("/"):

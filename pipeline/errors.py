@@ -10,7 +10,15 @@ from collections.abc import Sequence
 
 
 class PipelineError(Exception):
-    """Base of all errors that have an explanation for the user."""
+    """Base of all errors that have an explanation for the user.
+
+    Attributes
+    ----------
+    is_hopeless : bool
+        Whether everything else that is to be done in the same place would fail for the same reason.
+    """
+
+    is_hopeless: bool = False
 
 
 class InvalidNameError(PipelineError, ValueError):
@@ -51,6 +59,8 @@ class SettingsError(PipelineError):
 
 class CredentialsError(PipelineError):
     """A user name, password or token that is missing or was refused."""
+
+    is_hopeless = True
 
 
 class StorageError(PipelineError):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from .errors import PipelineError
+
 Item = TypeVar("Item")
 _TICK_SECONDS = 0.2
 
@@ -47,9 +49,13 @@ class Workers:
             raise InterruptedError(errno.EINTR, "stopped")
 
     def each(self, function: Callable[[Item], None], items: Iterable[Item]) -> dict[Item, Exception]:
-        """Call `function` with every item and return the items that failed, with their errors."""
+        """Call `function` with every item and return the items that failed, with their errors.
+
+        After an error that is hopeless, the items that are left fail with it at once.
+        """
         todo = deque(items)
         failures: dict[Item, Exception] = {}
+        hopeless: list[Exception] = []
 
         def work() -> None:
             while not self._stop.is_set():
@@ -57,10 +63,15 @@ class Workers:
                     item = todo.popleft()
                 except IndexError:
                     return
+                if hopeless:
+                    failures[item] = hopeless[0]
+                    continue
                 try:
                     function(item)
                 except Exception as error:
                     failures[item] = error
+                    if isinstance(error, PipelineError) and error.is_hopeless:
+                        hopeless.append(error)
 
         pending = {self._pool.submit(work) for _ in range(min(self._threads, len(todo)))}
         while pending:

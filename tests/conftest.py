@@ -1,11 +1,25 @@
 """Fixtures of all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import keyring
 import pytest
 from hypothesis import settings
+from keyring.backends.null import Keyring
 
 from tests.support import Workshop
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_keyring() -> Iterator[None]:
+    """Keep the keyring of whoever runs the tests out of them."""
+    own = keyring.get_keyring()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+        keyring.set_keyring(Keyring())
+        yield
+    keyring.set_keyring(own)
 
 
 @pytest.fixture

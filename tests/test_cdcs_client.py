@@ -351,6 +351,20 @@ def test_a_server_does_not_outlive_the_process_that_started_it(tmp_path: Path) -
     assert not answers()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files a process has open")
+def test_no_worker_of_a_server_inherits_a_database_connection(tmp_path: Path) -> None:
+    # Both would take the locks of that connection for their own: now and then a request then failed for no reason.
+    with CDCSServer(tmp_path) as server:
+        processes = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"CDCS_STATE={server.folder}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                    processes.append(process)
+        opened = [os.readlink(file) for process in processes for file in (process / "fd").iterdir()]
+    assert len(processes) == 3
+    assert not [file for file in opened if "sqlite" in file]
+
+
 # --- sites that are set up differently --------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.luigid import free_port
 from tests.support import EXAMPLE, ROOT, Workshop, tree
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,7 +48,7 @@ def sh(home: Workshop, command: str) -> str:
 
 
 def test_the_everyday_commands_work_in_the_order_of_the_readme(home: Workshop) -> None:
-    create, publish, rehearse, fetch = blocks("sh")[2:]
+    create, publish, rehearse, fetch = blocks("sh")[2:6]
     assert "is an archive now" in sh(home, create)
     assert "Published waveguide-calibration-v1.0.0" in sh(home, publish)
     before = tree(home.archive)
@@ -56,6 +57,25 @@ def test_the_everyday_commands_work_in_the_order_of_the_readme(home: Workshop) -
     assert "Fetched waveguide-calibration-v1.0.0" in sh(home, fetch)
     fetched = tree(home.folder / "data" / "waveguide-calibration-v1.0.0")
     assert {path: fetched[path] for path in tree(home.folder / "waveguide")} == tree(home.folder / "waveguide")
+
+
+def test_a_newcomer_tries_a_cdcs_site_as_the_readme_says(home: Workshop) -> None:
+    playground, create, publish = blocks("sh")[6:]
+    port = free_port()
+    command = [sys.executable, *playground.split()[1:], "--port", str(port), "--folder", str(home.folder / "site")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as site:
+        try:
+            assert site.stdout is not None
+            told = "".join(iter(site.stdout.readline, "Press Ctrl-C to stop it.\n"))
+            for name, task, said in (
+                ("admin", create, "Release and BlobMetadata installed"),
+                ("alice", publish, "Published waveguide-calibration-v1.0.0"),
+            ):
+                (password,) = re.findall(rf"^ +{name} +(\S+)", told, re.MULTILINE)
+                home.environment["PIPELINE_PASSWORD"] = password
+                assert said in sh(home, task.replace("127.0.0.1:8000", f"127.0.0.1:{port}"))
+        finally:
+            site.terminate()
 
 
 def test_the_script_of_the_readme_works(home: Workshop) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import ArchiveError, explain, printable
+from ..settings import normalize_host
 from .cdcs import CDCSArchive
 from .filesystem import FileSystemArchive
 from .interface import ArchiveInterface
@@ -49,7 +50,9 @@ def get_interface(
     ArchiveError
         When there is no archive.
     CredentialsError
-        When the site of the archive needs a password, and there is nobody to ask for it.
+        When the site of the archive needs a password or token, and there is nobody to ask for it.
+    SettingsError
+        When a setting for sites in luigi.cfg cannot be used.
     """
     if is_url(str(host)):
         return _on_a_site(str(host), user, password)
@@ -64,6 +67,7 @@ _sites: dict[tuple[str, str | None], CDCSArchive] = {}
 
 def _on_a_site(host: str, user: str | None, password: str | None) -> CDCSArchive:
     """Return the archive on a site; the same one when it is asked for again: nobody is asked for a password twice."""
-    if password is not None or (host, user) not in _sites:
-        _sites[host, user] = CDCSArchive(host, user, password)
-    return _sites[host, user]
+    key = normalize_host(host), user
+    if password is not None or key not in _sites:
+        _sites[key] = CDCSArchive(host, user, password)
+    return _sites[key]

@@ -17,6 +17,7 @@ from typing import Any
 from ..checksums import CHUNK, HashCache, Stream, hash_file
 from ..destination import Destination
 from ..errors import BlobsFailedError, ReleaseRecordNotFoundError, SourceChangedError, printable
+from ..names import record_title
 from ..progress import Progress
 from ..project import source_changed, source_vanished
 from ..release import BYTES, FOLDER, ITEM, PID, SHA1, Blob, ReleaseRecord, walk_mapping
@@ -167,6 +168,14 @@ class ArchiveInterface(ABC):
         workspace : str
             Where to.
         """
+
+    def get_release(self, title_versionless: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> Record | None:
+        """Return the record of one version, or None."""
+        try:
+            records = self.get_release_records(title_versionless, [f"=={version}"], workspace)
+        except ReleaseRecordNotFoundError:
+            return None
+        return records.get(record_title(title_versionless, version))
 
     def get_release_versions(self, title_versionless: str, workspace: str = DEFAULT_WORKSPACE) -> list[str]:
         """Return the versions of a release, from the oldest to the newest; none when there is no such release."""
@@ -398,6 +407,7 @@ class ArchiveInterface(ABC):
                 "project": _only(project_mapping, failures),
             }
         )
+        self.check_record(release)
         with Progress(release_title, len(release.blobs), release.nbytes) as progress:
             pids, failed = self.upload_blobs(
                 release.blobs,

@@ -1,5 +1,6 @@
 """What the tasks have in common: planning before running, and errors told in one sentence."""
 
+import contextlib
 import json
 import logging
 import re
@@ -8,6 +9,7 @@ from typing import Any, Generic
 import luigi
 
 from ..archives import ArchiveInterface, get_interface, is_url
+from ..credentials import announce_hosts
 from ..errors import ArchiveError, PipelineError, StorageError, explain
 from ..progress import log, speak_up
 from ..settings import full_path, resolve_alias
@@ -59,6 +61,14 @@ class ArchiveParameter(luigi.Parameter):
         return re.sub(r"^(\w+://)[^/?#]*@", rf"\1{_HIDDEN}@", x)
 
 
+def announce_archive(archive: str) -> None:
+    """Tell which site a task will talk to: all tasks do, before the first one needs a password."""
+    with contextlib.suppress(PipelineError):  # the task says so when it runs
+        location = resolve_alias(archive)
+        if is_url(location):
+            announce_hosts(location)
+
+
 class ExplainedTask(luigi.Task):
     """A task whose errors are one sentence, in the log and on the scheduler's page."""
 
@@ -88,6 +98,10 @@ class PlannedTask(ExplainedTask, Generic[AnyRun]):
 
     _plan: AnyRun | PipelineError | None = None
     _performed: bool = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        announce_archive(self.archive)
 
     def make_plan(self) -> AnyRun:
         """Find out what is to be done."""

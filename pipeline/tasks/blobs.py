@@ -104,6 +104,13 @@ class BlobTask(ExplainedTask):
         count = len(run.blobs) if run else 0
         return count - int(self.blobs) if self.batchable else count + 1
 
+    @property
+    def resources(self) -> dict[str, int]:  # type: ignore[override]
+        """What the scheduler counts against the limit of a host: the transfers that run at the same time."""
+        run = known_run(self.kind, self.manifest)
+        taken = run.resources if run else {}
+        return taken if self.batchable else dict.fromkeys(taken, 1)
+
     def output(self) -> list[BlobTarget]:
         """Return the blobs as targets that exist only with verified bytes."""
         run = self.moving

@@ -1,6 +1,7 @@
 """Make a folder an archive, or install on a CDCS site what archives need."""
 
 import os
+from typing import Any
 from urllib.parse import urlsplit
 
 import luigi
@@ -10,7 +11,7 @@ from ..archives.filesystem import MARKER, create_archive
 from ..errors import ArchiveError, PipelineError, printable
 from ..progress import log, speak_up
 from ..settings import full_path, resolve_alias
-from .base import ArchiveParameter, ExplainedTask
+from .base import ArchiveParameter, ExplainedTask, announce_archive
 
 
 class CreateArchive(ExplainedTask):
@@ -19,19 +20,29 @@ class CreateArchive(ExplainedTask):
     archive = ArchiveParameter(default="", description="Folder or URL of the archive, or an alias from [archives].")
     user = luigi.OptionalStrParameter(default=None, significant=False, description="Administrator of the site.")
 
+    _refusal: PipelineError | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        announce_archive(self.archive)
+
     def complete(self) -> bool:
         """Tell whether there is nothing to do; running says what is wrong."""
         speak_up()
-        location = resolve_alias(self.archive)
-        if not is_url(location):
-            return bool(location) and os.path.isfile(os.path.join(os.path.expanduser(location), MARKER))
+        self._refusal = None
         try:
+            location = resolve_alias(self.archive)
+            if not is_url(location):
+                return bool(location) and os.path.isfile(os.path.join(os.path.expanduser(location), MARKER))
             return not self._site(location).missing_templates()
-        except PipelineError:
+        except PipelineError as error:
+            self._refusal = error
             return False
 
     def perform(self) -> None:
         """Make it one."""
+        if self._refusal is not None:
+            raise self._refusal
         location = resolve_alias(self.archive)
         if not location:
             raise ArchiveError("No archive was named; give --archive, or set it for this task in luigi.cfg.")

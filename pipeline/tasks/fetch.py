@@ -8,7 +8,7 @@ import luigi
 from ..archives.interface import not_found
 from ..errors import ReleaseFileError
 from ..manifest import Manifest
-from ..names import check_folder_name, normalize_title
+from ..names import check_folder_name, normalize_title, record_title
 from ..progress import format_bytes, log
 from ..release import ReleaseRecord
 from ..settings import full_path
@@ -41,11 +41,11 @@ class FetchRelease(PlannedTask[FetchRun]):
         versions = [v for v in archive.get_release_versions(title, workspace) if matches(v, expressions)]
         if not versions:
             raise not_found(archive, title, expressions, workspace)
-        name = f"{title}-v{versions[-1]}"
-        records = archive.get_release_records(title, [f"=={versions[-1]}"], workspace)
-        if name not in records:
+        name = record_title(title, versions[-1])
+        found = archive.get_release(title, versions[-1], workspace)
+        if found is None:
             raise not_found(archive, title, [f"=={versions[-1]}"], workspace)
-        record = ReleaseRecord(records[name], f"the record of {name}")
+        record = ReleaseRecord(found, f"the record of {name}")
         folder = os.path.join(full_path(self.destination, "--destination"), name)
         return FetchRun(Manifest(self.location(), self.user, workspace, folder, record), archive)
 

@@ -193,7 +193,7 @@ class PublishRelease(PlannedTask[UploadRun]):
         )
 
     def _where(self, run: UploadRun) -> str:
-        place = run.archive.locate_record(run.record.content, run.manifest.workspace)
+        place = run.place or run.archive.locate_record(run.record.content, run.manifest.workspace)
         return f"The record is {printable(place)}"
 
 

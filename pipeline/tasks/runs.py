@@ -5,16 +5,17 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from ..archives import ArchiveInterface, get_interface
+from ..archives import ArchiveInterface, get_interface, is_url
 from ..checksums import CHUNK, HashCache
 from ..destination import Destination
-from ..errors import BlobsFailedError, ManifestError, ReleaseExistsError, ReleaseRecordNotFoundError
+from ..errors import BlobsFailedError, ManifestError, ReleaseExistsError
 from ..manifest import Manifest
 from ..progress import Progress, format_bytes, log
 from ..project import Project, changed_files
 from ..release import RECORD_PID, Blob, ReleaseRecord
-from ..settings import read_settings
+from ..settings import read_settings, transfer_limit
 
 AnyRun = TypeVar("AnyRun", bound="Run")
 _runs: dict[tuple[type["Run"], str], "Run"] = {}
@@ -62,6 +63,13 @@ class Run(ABC):
         What moves.
     archive : ArchiveInterface
         Where from, or where to.
+
+    Attributes
+    ----------
+    threads : int
+        How many blobs move at the same time.
+    resources : dict
+        What a batch takes of the limits in ``[resources]``, name to number of transfers.
     """
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
@@ -70,6 +78,11 @@ class Run(ABC):
         self.blobs = self.record.blobs
         self.archive = archive
         self.threads = read_settings().threads
+        self.resources: dict[str, int] = {}
+        host = (urlsplit(manifest.archive).hostname or "") if is_url(manifest.archive) else ""
+        if (limit := transfer_limit(host)) is not None:
+            self.threads = min(self.threads, limit)
+            self.resources = {host: self.threads}
         self.unreadable: dict[str, Exception] = {}
         self._there: set[str] | None = None
         self._stale = False
@@ -198,10 +211,13 @@ class UploadRun(Run):
         The project as it was scanned; None in a process that was only handed the manifest.
     repeats : str or None
         Where the record is that is to be followed by another one of the same version; None when none is.
+    place : str or None
+        Where this process published the record.
     """
 
     project: Project | None = None
     repeats: str | None = None
+    place: str | None = None
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         super().__init__(manifest, archive)
@@ -227,13 +243,7 @@ class UploadRun(Run):
 
     def published(self) -> dict[str, Any] | None:
         """Return the record of this version that is in the archive, or None."""
-        try:
-            records = self.archive.get_release_records(
-                self.record.title_versionless, [f"=={self.record.version}"], self.manifest.workspace
-            )
-        except ReleaseRecordNotFoundError:
-            return None
-        return records.get(self.record.title)
+        return self.archive.get_release(self.record.title_versionless, self.record.version, self.manifest.workspace)
 
     def is_published(self) -> bool:
         """Tell whether the archive has the record, with this content.
@@ -287,7 +297,9 @@ class UploadRun(Run):
         if not self.is_published():
             self.record.set_pids(self._pids)
             try:
-                self.archive.upload_release_record(self.record.content, self.manifest.workspace)
+                self.place = self.archive.upload_release_record(self.record.content, self.manifest.workspace)
+                # What the archive confirmed need not be looked up, which might be too early for its index.
+                self._published = True
             except ReleaseExistsError:
                 if not self.is_published():  # another run was faster; with the same content that is as good
                     raise

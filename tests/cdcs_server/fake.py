@@ -86,12 +86,18 @@ class FakeSite:
         Speak https, with the certificate in ``CERTIFICATE``.
     answers_early : bool, optional
         Do not read the body of a request before it is answered.
+
+    Attributes
+    ----------
+    closed : threading.Event
+        Is set when the site ends: what sends without end has to stop then.
     """
 
     def __init__(self, answer: Callable[[Visit, Seen], None], tls: bool = False, answers_early: bool = False) -> None:
         self.answer = answer
         self.answers_early = answers_early
         self.seen: list[Seen] = []
+        self.closed = threading.Event()
         self._server = _Server(("127.0.0.1", 0), type("Visit", (Visit,), {"site": self}))
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_address[1]}"
         if tls:
@@ -105,6 +111,7 @@ class FakeSite:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

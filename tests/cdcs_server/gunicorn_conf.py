@@ -24,3 +24,10 @@ def on_starting(server: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Hand no open database connection to a worker: SQLite forgets its locks in a fork, PostgreSQL mixes answers up."""
+    from django.db import connections
+
+    connections.close_all()

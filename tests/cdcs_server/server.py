@@ -157,7 +157,7 @@ class CDCSServer:
         threads: int = 4,
     ) -> None:
         self.folder = Path(folder)
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self.local_url = f"http://127.0.0.1:{self.port}"
         self.base_url = public_url.rstrip("/") or self.local_url
         self._size = (workers, threads)
@@ -267,7 +267,8 @@ class CDCSServer:
             _make_state(python, self.folder, self._environment())
             return
         # Migrations take seconds: they run once, and every later server starts from a copy.
-        fresh = cache_folder() / f"state-{_digest(*sorted(_HERE.rglob('*.py')), _HERE / 'requirements.txt')}"
+        sources = [*sorted((_HERE / "cdcs_site").glob("*.py")), _HERE / "server.py", _HERE / "requirements.txt"]
+        fresh = cache_folder() / f"state-{_digest(*sources)}"
         with _locked(cache_folder()):
             if not (fresh / "prepared").exists():
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -307,7 +308,7 @@ def _make_state(python: Path, folder: Path, environment: dict[str, str]) -> None
     (folder / "prepared").touch()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port below those that the system gives to outgoing connections, so that a restart finds it free."""
     for port in random.SystemRandom().sample(range(20000, 32000), 200):
         with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):

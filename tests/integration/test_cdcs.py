@@ -8,86 +8,34 @@ import os
 import random
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import keyring
 import pytest
-from keyring.backends.null import Keyring
 
 from pipeline import CDCSArchive, ReleaseRecordNotFoundError
 from pipeline.archives.cdcs.http import NotFoundError
-from pipeline.errors import ArchiveError, BlobsFailedError, CredentialsError, RecordError
+from pipeline.errors import ArchiveError, BlobsFailedError, RecordError
 from pipeline.release import ReleaseRecord
 from pipeline.transfer import Silent
-from tests.cdcs_server import USERS, CDCSServer
-from tests.support import Outcome, Workshop, sha1, tree
+from tests.cdcs import OTHER, PUBLIC, Site, archive_of, described, make_archive, stored
+from tests.cdcs_server import CDCSServer
+from tests.support import Workshop, sha1
 
-PUBLIC, OTHER = "Global Public Workspace", "Group of Alice"
 MIB = 2**20
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_keyring() -> Iterator[None]:
-    """Keep the keyring of whoever runs the tests out of them."""
-    own = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
-    yield
-    keyring.set_keyring(own)
-
-
-def archive_of(server: CDCSServer, name: str) -> CDCSArchive:
-    return CDCSArchive(server.base_url, name, USERS[name].password)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
     with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
-        assert archive_of(server, "admin").install_templates() == ["Release", "BlobMetadata"]
-        alice = archive_of(server, "alice").curator
-        alice.call("POST", "/rest/workspace/", {"title": OTHER}, doing="to make a workspace", expect=201)
+        make_archive(server)
         yield server
 
 
 @pytest.fixture
 def alice(server: CDCSServer) -> CDCSArchive:
     return archive_of(server, "alice")
-
-
-class Site:
-    """A user's folder, and a site where the user publishes under a title that no other test has."""
-
-    def __init__(self, workshop: Workshop, server: CDCSServer, title: str) -> None:
-        self.workshop, self.server, self.title = workshop, server, title
-        self.log_in("alice")
-        workshop.environment["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
-
-    def log_in(self, name: str) -> None:
-        self.workshop.environment |= {"PIPELINE_USER": name, "PIPELINE_PASSWORD": USERS[name].password}
-
-    def options(self, **options: object) -> dict[str, Any]:
-        return {"title": self.title, "archive": self.server.base_url, **options}
-
-    def publish(self, version: str = "0.1.0", **options: object) -> Outcome:
-        options = self.options(create_archive=None, **options)
-        return self._told_no_secret(self.workshop.publish(version=version, **options))
-
-    def fetch(self, **options: object) -> Outcome:
-        return self._told_no_secret(self.workshop.fetch(**self.options(**options)))
-
-    def start(self, version: str = "0.1.0") -> "subprocess.Popen[str]":
-        options = self.options(project_directory="project", release_version=version)
-        return self.workshop.start("PublishRelease", **options)
-
-    def fetched(self, version: str = "0.1.0") -> dict[str, bytes | None]:
-        found = tree(self.workshop.folder / "fetched" / f"{self.title}-v{version}")
-        return {path: data for path, data in found.items() if data is not None and not path.startswith(".rme/")}
-
-    def _told_no_secret(self, outcome: Outcome) -> Outcome:
-        assert not any(user.password in outcome.output for user in USERS.values())
-        return outcome
 
 
 @pytest.fixture
@@ -100,21 +48,6 @@ def files(seed: str, count: int = 12) -> dict[str, bytes]:
     """Return files that no other test has: blobs of a workspace are shared by all of its releases."""
     dice = random.Random(seed)
     return {f"data/{n % 3}/Größe {n}.csv": dice.randbytes(dice.randrange(1, 4000)) for n in range(count)}
-
-
-def described(archive: CDCSArchive, digests: list[str], workspace: str = PUBLIC) -> Counter[str]:
-    """Return how many BlobMetadata records each digest has."""
-    curator = archive.curator
-    found = curator.query(
-        curator.template_ids("BlobMetadata"), {"sha1": {"$in": digests}}, curator.workspace_id(workspace)
-    )
-    return Counter(data.content()["sha1"] for data in found)
-
-
-def stored(archive: CDCSArchive, digests: list[str]) -> Counter[str]:
-    """Return how many blobs the site has whose name tells one of the digests."""
-    names = (blob.filename[:40] for blob in archive.curator.list_own_blobs())
-    return Counter(name for name in names if name in digests)
 
 
 def upload(archive: CDCSArchive, directory: Path, content: dict[str, bytes], workspace: str = PUBLIC) -> ReleaseRecord:
@@ -287,50 +220,6 @@ def test_a_new_archive_gets_its_templates_once_and_only_from_an_administrator(
         assert "has the templates already" in workshop.run("CreateArchive", archive=server.base_url).output
         site.log_in("alice")
         assert site.publish().code == 0
-
-
-# --- credentials ------------------------------------------------------------------------------------------------------
-
-
-def test_credentials_are_nowhere_and_wrong_ones_are_told(site: Site, server: CDCSServer, alice: CDCSArchive) -> None:
-    site.workshop.project(files=files(site.title, 2))
-    logged_at_debug = site.publish(log_level="DEBUG")
-    assert logged_at_debug.code == 0, logged_at_debug.output
-    password = USERS["alice"].password
-    answer = alice.curator.call(
-        "POST", "/api-token-auth/", {"username": "alice", "password": password}, doing="to give a token"
-    )
-    token = answer.value["token"]
-    assert token not in logged_at_debug.output
-    for data in tree(site.workshop.folder).values():
-        assert data is None or (password.encode() not in data and token.encode() not in data)
-
-    del site.workshop.environment["PIPELINE_USER"], site.workshop.environment["PIPELINE_PASSWORD"]
-    nobody = site.fetch()
-    assert nobody.code == 30
-    assert "set PIPELINE_USER and PIPELINE_PASSWORD, or PIPELINE_TOKEN" in nobody.output
-    site.workshop.environment["PIPELINE_TOKEN"] = token
-    fetched = site.fetch(log_level="DEBUG")
-    assert fetched.code == 0, fetched.output
-    assert token not in fetched.output
-    site.workshop.environment["PIPELINE_TOKEN"] = "0123"
-    assert "does not accept the token" in site.fetch(destination="elsewhere").output
-    in_the_url = site.fetch(archive=server.base_url.replace("//", f"//alice:{password}@"))
-    assert "leave it out and give --user" in in_the_url.output
-
-
-def test_what_the_environment_holds_is_for_one_host_and_one_user(
-    monkeypatch: pytest.MonkeyPatch, server: CDCSServer
-) -> None:
-    monkeypatch.setattr("pipeline.credentials._host_of_environment", [])
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    monkeypatch.setattr("getpass.getpass", lambda prompt: "")
-    monkeypatch.setenv("PIPELINE_USER", "alice")
-    monkeypatch.setenv("PIPELINE_PASSWORD", USERS["alice"].password)
-    assert CDCSArchive(server.base_url).user == "alice"
-    for host, user in (("https://elsewhere.invalid", None), (server.base_url, "bob")):
-        with pytest.raises(CredentialsError, match="nobody to ask"):
-            CDCSArchive(host, user)
 
 
 # --- the interface ----------------------------------------------------------------------------------------------------

@@ -10,9 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import keyring
 import pytest
-from keyring.backends.null import Keyring
 
 from pipeline import ReleaseRecordNotFoundError
 from tests.cdcs import PUBLIC, Site, archive_of, described, make_archive, stored
@@ -27,12 +25,9 @@ SHARED = {0, 10, 25}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
-    own = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
     with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
         make_archive(server)
         yield server
-    keyring.set_keyring(own)
 
 
 @pytest.fixture(params=["local", "luigid"])

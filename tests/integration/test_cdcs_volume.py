@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from functools import cmp_to_key
 from typing import Any
 
-import keyring
 import pytest
-from keyring.backends.null import Keyring
 from semantic_version import Version
 
 from pipeline import CDCSArchive, ReleaseRecordNotFoundError
@@ -59,11 +57,9 @@ def release(title: str, version: str) -> dict[str, Any]:
     return {"title": f"{title}-v{version}", "title_versionless": title, "version": version, "project": {name: node}}
 
 
-def metadata(number: int, size: int | None = None, note: str = "") -> dict[str, Any]:
-    """Return what describes one of very many blobs, which does not exist itself."""
-    digest = sha1(b"blob %d" % number)
-    pid = f"http://127.0.0.1:9/pid/rest/local/cdcs/{number}{note}"
-    return {"sha1": digest, "blob/PID/": pid, "/bytes/": number + 1 if size is None else size}
+def metadata(number: int, size: int | None = None, note: str = "first") -> dict[str, Any]:
+    """Return what describes one of very many blobs."""
+    return {"sha1": sha1(b"blob %d" % number), "note": note, "/bytes/": number + 1 if size is None else size}
 
 
 BLOBS = range(2000)
@@ -81,8 +77,6 @@ def interleaved(*groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
     """A site with 5,000 records of releases, of which 1,000 count, and more than 2,000 descriptions of blobs."""
-    own = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
     with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
         make_archive(server)
         admin, alice = archive_of(server, "admin").curator, archive_of(server).curator
@@ -119,15 +113,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
                 rows(releases, None, [release(TITLE, f"30.0.{n}") for n in range(500)]),
                 rows(notes, public, [release(TITLE, f"40.0.{n}") for n in range(1000)]),
                 rows(blobs, public, [metadata(number) for number in BLOBS]),
-                rows(blobs, other, [metadata(number, note="-other") for number in [*ELSEWHERE, *range(0, 2000, 5)]]),
+                rows(blobs, other, [metadata(number, note="other") for number in [*ELSEWHERE, *range(0, 2000, 5)]]),
                 rows(blobs, public, [metadata(number, size=number) for number in OF_WRONG_SIZE]),
-                rows(blobs, None, [metadata(number, note="-private") for number in range(0, 2000, 7)]),
+                rows(blobs, None, [metadata(number, note="private") for number in range(0, 2000, 7)]),
             )
             # Some blobs were described once more, later: the first counts.
-            + rows(blobs, public, [metadata(number, note="-later") for number in DESCRIBED_TWICE]),
+            + rows(blobs, public, [metadata(number, note="later") for number in DESCRIBED_TWICE]),
         )
         yield server
-    keyring.set_keyring(own)
 
 
 @pytest.fixture
@@ -218,25 +211,38 @@ def blob(number: int) -> Blob:
     return Blob(content["sha1"], content["/bytes/"], (f"{number}.csv",))
 
 
+@pytest.fixture(scope="module")
+def pids(server: CDCSServer) -> dict[str, str]:
+    """Return the PIDs of the blobs by their names, ``<digest>.<note>``."""
+    return {stored.filename: stored.handle for stored in archive_of(server).curator.list_own_blobs()}
+
+
 @pytest.mark.parametrize("numbers", [[1999], [*range(200, 701)]], ids=len)
-def test_blobs_are_found_among_thousands(alice: CDCSArchive, numbers: list[int]) -> None:
+def test_blobs_are_found_among_thousands(alice: CDCSArchive, pids: dict[str, str], numbers: list[int]) -> None:
     absent = [blob(number) for number in [*ELSEWHERE, *OF_WRONG_SIZE, 5000, 5001]]
     asked = [*(blob(number) for number in numbers), *absent]
     random.Random(2).shuffle(asked)
-    expected = {metadata(number)["sha1"]: metadata(number)["blob/PID/"] for number in numbers}
+    expected = {blob(number).digest: pids[f"{blob(number).digest}.first"] for number in numbers}
     assert alice.find_blobs(asked, TITLE, PUBLIC) == expected
 
 
-def test_blobs_of_another_workspace_are_found_there(alice: CDCSArchive) -> None:
+def test_blobs_of_another_workspace_are_found_there(alice: CDCSArchive, pids: dict[str, str]) -> None:
     found = alice.find_blobs([blob(number) for number in [*range(200), *ELSEWHERE]], TITLE, OTHER)
     assert set(found) == {blob(number).digest for number in [*ELSEWHERE, *range(0, 200, 5)]}
-    assert all(pid.endswith("-other") for pid in found.values())
+    assert found == {digest: pids[f"{digest}.other"] for digest in found}
 
 
-def test_a_release_of_the_earlier_tool_gets_its_digests_from_among_thousands(alice: CDCSArchive) -> None:
+def test_a_release_of_the_earlier_tool_gets_its_digests_from_among_thousands(
+    alice: CDCSArchive, pids: dict[str, str]
+) -> None:
     numbers = [*range(0, 2000, 20)]
     project = {
-        f"{n}.csv": {"/item/": "File", "/path/": f"{n}.csv", "/bytes/": n + 1, "/bpid/": metadata(n)["blob/PID/"]}
+        f"{n}.csv": {
+            "/item/": "File",
+            "/path/": f"{n}.csv",
+            "/bytes/": n + 1,
+            "/bpid/": pids[f"{blob(n).digest}.first"],
+        }
         for n in numbers
     }
     curator = alice.curator
@@ -254,11 +260,7 @@ def test_a_publishing_that_finds_its_blobs_among_thousands_moves_none(site: Site
     site.workshop.project(files=files)
     curator = alice.curator
     before = len(curator.list_own_blobs())
-    contents = [
-        {"sha1": sha1(data), "blob/PID/": f"http://127.0.0.1:9/found/{name}", "/bytes/": len(data)}
-        for name, data in files.items()
-        if name != "299.csv"
-    ]
+    contents = [{"sha1": sha1(data), "/bytes/": len(data)} for name, data in files.items() if name != "299.csv"]
     row = {"owner": "bob", "template": curator.template_id("BlobMetadata"), "workspace": curator.workspace_id(PUBLIC)}
     site.server.manage("insert", [{**row, "contents": contents}])
     outcome = site.publish()
@@ -269,5 +271,5 @@ def test_a_publishing_that_finds_its_blobs_among_thousands_moves_none(site: Site
     assert len(curator.list_own_blobs()) == before + 1
     (record,) = alice.get_release_records("found").values()
     pids = {name: node["/bpid/"] for name, node in record["project"].items()}
-    assert pids["7.csv"] == "http://127.0.0.1:9/found/7.csv"
+    assert pids["7.csv"].startswith(f"{site.server.base_url}/rest/blob/download/")
     assert set(pids) == set(files)

@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import keyring
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from keyring.backends.null import Keyring
 from semantic_version import Version
 
 from pipeline import ArchiveInterface, CDCSArchive, FileSystemArchive, ReleaseRecordNotFoundError
@@ -128,11 +126,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnSite]:
-    own = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
     with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
         yield OnSite(server)
-    keyring.set_keyring(own)
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -1,20 +1,14 @@
 """The archive interface, as scripts use it that were written from its document."""
 
-import getpass
 import hashlib
 import inspect
 import io
 import json
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import keyring
-import keyring.backend
-import keyring.backends.fail
-import keyring.errors
 import luigi
 import pytest
 from hypothesis import given
@@ -35,7 +29,6 @@ from pipeline.archive_interface import (
 )
 from pipeline.errors import (
     BlobsFailedError,
-    CredentialsError,
     PipelineError,
     ReleaseExistsError,
 )
@@ -749,119 +742,6 @@ class TestAnArchiveOfOnesOwn:
         at_work.blobs[record["project"]["a.txt"]["/bpid/"]] = lost
         assert self.build(pipeline.FetchRelease(archive="memory://here", title="sample", destination="fetched"))
         assert files_in(workshop.folder / "fetched" / "sample-v0.1.0") == FILES
-
-
-class Keyring(keyring.backend.KeyringBackend):
-    """A keyring in memory."""
-
-    priority = 1  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.secrets: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        return self.secrets.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        self.secrets[service, username] = password
-
-    def delete_password(self, service: str, username: str) -> None:
-        del self.secrets[service, username]
-
-
-class ReadOnlyKeyring(Keyring):
-    """A keyring that is locked."""
-
-    def get_password(self, service: str, username: str) -> str | None:
-        raise keyring.errors.KeyringLocked("locked")
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        raise keyring.errors.PasswordSetError("locked")
-
-
-class TestCredentials:
-    """Asked for once, then kept by the system; never shown."""
-
-    HOST = "https://archive.example.org/"
-
-    @pytest.fixture
-    def secrets(self) -> Iterator[dict[tuple[str, str], str]]:
-        """What the keyring of this test keeps."""
-        before = keyring.get_keyring()
-        mine = Keyring()
-        keyring.set_keyring(mine)
-        yield mine.secrets
-        keyring.set_keyring(before)
-
-    @pytest.fixture
-    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """What the user was asked for; the answers are "ada" and "engine"."""
-        prompts: list[str] = []
-        monkeypatch.setattr("builtins.input", lambda prompt="": prompts.append(prompt) or "ada")
-        monkeypatch.setattr(getpass, "getpass", lambda prompt="": prompts.append(prompt) or "engine")
-        return prompts
-
-    def test_asks_for_what_is_missing_and_stores_it(
-        self, secrets: dict[tuple[str, str], str], asked: list[str]
-    ) -> None:
-        assert get_credentials(self.HOST) == ("ada", "engine")
-        assert len(asked) == 2
-        assert all(self.HOST in prompt for prompt in asked)
-        assert list(secrets.values()) == ["engine"]
-        assert get_credentials(host=self.HOST, user="ada", password=None) == ("ada", "engine")
-        assert len(asked) == 2, "what is stored is not asked for"
-
-    def test_what_is_given_is_stored_and_not_asked_for(
-        self, secrets: dict[tuple[str, str], str], asked: list[str]
-    ) -> None:
-        assert get_credentials(self.HOST, "ada", "given") == ("ada", "given")
-        assert get_credentials(self.HOST, "ada") == ("ada", "given")
-        assert get_credentials(self.HOST, "ada", "newer") == ("ada", "newer")
-        assert get_credentials(self.HOST, "ada") == ("ada", "newer")
-        assert asked == []
-        assert list(secrets.values()) == ["newer"]
-
-    def test_hosts_and_users_are_kept_apart(self, secrets: dict[tuple[str, str], str], asked: list[str]) -> None:
-        get_credentials(self.HOST, "ada", "one")
-        get_credentials(self.HOST, "grace", "two")
-        get_credentials("https://other.example.org/", "ada", "three")
-        assert get_credentials(self.HOST, "ada") == ("ada", "one")
-        assert get_credentials(self.HOST, "grace") == ("grace", "two")
-        assert get_credentials("https://other.example.org/", "ada") == ("ada", "three")
-        assert asked == []
-
-    @pytest.mark.parametrize("backend", [keyring.backends.fail.Keyring, ReadOnlyKeyring])
-    def test_works_without_any_keyring(
-        self,
-        secrets: dict[tuple[str, str], str],
-        asked: list[str],
-        backend: Any,
-        caplog: pytest.LogCaptureFixture,
-        capfd: pytest.CaptureFixture[str],
-    ) -> None:
-        keyring.set_keyring(backend())
-        caplog.set_level(logging.DEBUG)
-        assert get_credentials(self.HOST) == ("ada", "engine")
-        assert get_credentials(self.HOST, "ada", "given") == ("ada", "given")
-        assert len(asked) == 2
-        written = "".join(capfd.readouterr()) + caplog.text
-        assert "engine" not in written
-        assert "given" not in written
-
-    @pytest.mark.parametrize("missing", ["user", "password"])
-    def test_nobody_to_ask_is_an_error_that_says_so(
-        self, secrets: dict[tuple[str, str], str], missing: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def nobody(prompt: str = "") -> str:
-            raise EOFError
-
-        monkeypatch.setattr("builtins.input", nobody)
-        monkeypatch.setattr(getpass, "getpass", nobody)
-        with pytest.raises(CredentialsError, match=r"archive\.example\.org") as caught:
-            get_credentials(self.HOST, None if missing == "user" else "ada", "topsecret" if missing == "user" else None)
-        assert "topsecret" not in str(caught.value)
-        assert secrets == {}
 
 
 class TestDownloadRelease:

@@ -6,30 +6,34 @@ BlobMetadata says which bytes it holds. All are in a workspace, and none is look
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...checksums import CHUNK, Stream, hash_file
-from ...credentials import get_credentials, get_token
+from ...credentials import Login, log_in
 from ...destination import fetch_file
 from ...errors import (
     ArchiveError,
     BlobDamagedError,
     BlobsFailedError,
+    InvalidNameError,
     InvalidVersionError,
     PipelineError,
     RecordError,
-    ReleaseRecordNotFoundError,
+    ReleaseExistsError,
     printable,
 )
+from ...names import record_title
 from ...release import BYTES, FOLDER, ITEM, PID, RECORD_PID, SHA1, Blob, ReleaseRecord, walk_mapping
+from ...settings import may_use_plain_http, read_settings, trusted_bundle
 from ...transfer import Meter, Silent
 from ...versions import matches, parse_expressions, precedence
 from ..interface import DEFAULT_WORKSPACE, ArchiveInterface, Record
 from .client import CDCSClient, Data, encode_content
-from .http import Ident, NotFoundError
-from .uploads import PID_KEY, SHA1_KEY, BlobShelf
+from .downloads import Download
+from .http import Ident, NotFoundError, refuse_plain_http
+from .uploads import HANDLE_KEY, PID_KEY, SHA1_KEY, BlobShelf, age
 
 RELEASE, BLOB_METADATA = "Release", "BlobMetadata"
 _DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -52,6 +56,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "properties": {
             SHA1_KEY: {"type": "string"},
             PID_KEY: {"type": "string"},
+            HANDLE_KEY: {"type": "string"},
             BYTES: {"type": "integer", "minimum": 0},
         },
     },
@@ -68,7 +73,7 @@ class CDCSArchive(ArchiveInterface):
     user : str, optional
         Who uses it; asked for where nobody says.
     password : str, optional
-        By default from the environment, the system keyring or a prompt.
+        By default from the environment, a credential file, the system keyring or a prompt.
 
     Attributes
     ----------
@@ -78,20 +83,38 @@ class CDCSArchive(ArchiveInterface):
     Raises
     ------
     CredentialsError
-        When there is no password and nobody to ask for it.
+        When there is no password or token and nobody to ask for it, or when a stored one is wrong.
+    SettingsError
+        When a setting in luigi.cfg cannot be used.
     """
 
     supports_repeat_releases = True
 
     def __init__(self, host: str, user: str | None = None, password: str | None = None) -> None:
-        host = str(host).rstrip("/")
-        token = get_token(host, user) if password is None else None
-        if token is None:
-            user, password = get_credentials(host, user, password)
-        super().__init__(host, user)
-        self.curator = CDCSClient(host, user=user, password=password, token=token)
+        settings = read_settings()
+        host = CDCSClient(str(host)).host
+        bundle, allow_http = trusted_bundle(settings), may_use_plain_http(settings, host)
+        if not allow_http:
+            refuse_plain_http(host)
+
+        def connect(login: Login) -> CDCSClient:
+            client = CDCSClient(
+                host,
+                user=login.user,
+                password=login.password,
+                token=login.token,
+                source=login.source,
+                ca_bundle=bundle,
+                allow_http=allow_http,
+            )
+            if login.is_doubtful:
+                client.log_in()
+            return client
+
+        self.curator = log_in(host, user, password, connect)
+        super().__init__(host, self.curator.user)
         self._templates: dict[str, list[Ident]] = {}
-        self._workspaces: dict[str, Ident] = {}
+        self._shelves: dict[str, BlobShelf] = {}
 
     # --- what the site has ----------------------------------------------------------------------------------------
 
@@ -117,13 +140,11 @@ class CDCSArchive(ArchiveInterface):
             self._templates[title] = self.curator.template_ids(title)
         return self._templates[title]
 
-    def _workspace(self, title: str) -> Ident:
-        if title not in self._workspaces:
-            self._workspaces[title] = self.curator.workspace_id(title)
-        return self._workspaces[title]
-
     def _shelf(self, workspace: str) -> BlobShelf:
-        return BlobShelf(self.curator, self._template(BLOB_METADATA), self._workspace(workspace))
+        if workspace not in self._shelves:
+            templates, ident = self._template(BLOB_METADATA), self.curator.workspace_id(workspace)
+            self._shelves[workspace] = BlobShelf(self.curator, templates, ident)
+        return self._shelves[workspace]
 
     # --- records --------------------------------------------------------------------------------------------------
 
@@ -145,43 +166,58 @@ class CDCSArchive(ArchiveInterface):
             When one of them is damaged.
         """
         wanted = parse_expressions(version_expressions)
+        found = (
+            release
+            for release in self._releases(title_versionless, workspace)
+            if matches(release[1]["version"], wanted)
+        )
+        return self._newest(found, workspace)
+
+    def get_release(self, title_versionless: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> Record | None:
+        """Return the newest record of one version, or None."""
+        records = self._newest(self._releases(title_versionless, workspace, version), workspace)
+        return records.get(record_title(title_versionless, version))
+
+    def _newest(self, releases: Iterable[tuple[Data, Record]], workspace: str) -> dict[str, Record]:
         records: dict[str, Record] = {}
-        for data, content in self._query_releases(title_versionless, workspace):
-            if matches(content["version"], wanted):
-                # Sites that give no PIDs still have an address for the record.
-                content.setdefault(RECORD_PID, f"{self.curator.host}/rest/data/{data.id}/")
-                records[content["title"]] = content
+        for data, content in sorted(releases, key=lambda release: age(release[0])):
+            # Sites that give no PIDs still have an address for the record.
+            content.setdefault(RECORD_PID, self._address(data))
+            records[content["title"]] = content
         self._add_digests(records.values(), workspace)
         for title, content in records.items():
             ReleaseRecord(content, f"{title} in {self.host}")
         return records
 
+    def _address(self, data: Data) -> str:
+        return f"{self.curator.host}/rest/data/{data.id}/"
+
     def get_release_versions(self, title_versionless: str, workspace: str = DEFAULT_WORKSPACE) -> list[str]:
         """Return the versions of a release, oldest to newest."""
-        versions = {content["version"] for _, content in self._query_releases(title_versionless, workspace)}
+        versions = {content["version"] for _, content in self._releases(title_versionless, workspace)}
         return sorted(versions, key=lambda version: (precedence(version), version))
 
-    def _query_releases(self, title: str, workspace: str) -> Iterator[tuple[Data, Record]]:
-        """Yield the records that are those of a release, in the order in which they were published."""
+    def _releases(self, title: str, workspace: str, version: str | None = None) -> Iterator[tuple[Data, Record]]:
+        """Yield the records of a release, or of one version of it, in the order in which they were published."""
         query = {"title_versionless": title}
-        for data in self.curator.query(self._template(RELEASE), query, self._workspace(workspace)):
-            with contextlib.suppress(RecordError, InvalidVersionError):
+        if version is not None:
+            query["title"] = record_title(title, version)
+        for data in self.curator.query(self._template(RELEASE), query, self._shelf(workspace).workspace):
+            with contextlib.suppress(RecordError, InvalidVersionError, InvalidNameError):
                 content = data.content()
                 precedence(content.get("version"))  # type: ignore[arg-type]
-                if (content.get("title_versionless"), content.get("title")) == (
-                    title,
-                    f"{title}-v{content['version']}",
-                ):
+                names = (content.get("title_versionless"), content.get("title"))
+                if names == (title, record_title(title, content["version"])):
                     yield data, content
 
     def _add_digests(self, records: Iterable[Record], workspace: str) -> None:
         """Write into records of the earlier tool which digests their blobs have: it keeps them in BlobMetadata only."""
         nodes = [node for content in records for node in _nodes_without_digest(content)]
         if nodes:
-            digests = self._shelf(workspace).digests(node[PID] for node in nodes)
+            described = self._shelf(workspace).by_pid(node[PID] for node in nodes)
             for node in nodes:
-                if node[PID] in digests:
-                    node[SHA1] = digests[node[PID]]
+                if node[PID] in described:
+                    node[SHA1] = described[node[PID]].digest
 
     def check_record(self, record: ReleaseRecord) -> None:
         """Refuse a record that the site would not take.
@@ -211,27 +247,40 @@ class CDCSArchive(ArchiveInterface):
         given = workspace if workspace is not None else workspace_title
         where = DEFAULT_WORKSPACE if given is None else given
         record = ReleaseRecord(release_record)
+        self.check_record(record)
         self._refuse_without_blobs(record, where)
         # The PID is the site's to give: that of a record that was fetched belongs to that one.
-        content = {key: value for key, value in record.content.items() if key != RECORD_PID}
-        before = {data.id for data, _ in self._query_releases(record.title_versionless, where)}
+        content = _without_pid(record.content)
+        template, shelf = self._template(RELEASE)[0], self._shelf(where)
+        before = {data.id for data, _ in self._releases(record.title_versionless, where, record.version)}
 
         def already_done() -> Data | None:
-            for data, published in self._query_releases(record.title_versionless, where):
-                if data.id not in before and _without_pid(published) == content:
+            for data in self.curator.own_data(record.title, template):
+                is_new = data.id not in before and data.workspace == shelf.workspace
+                if is_new and _without_pid(data.content()) == content:
                     return data
             return None
 
-        made = self.curator.create_data(
-            record.title, self._template(RELEASE)[0], self._workspace(where), content, already_done
-        )
-        return str(made.content().get(RECORD_PID, f"{self.curator.host}/rest/data/{made.id}/"))
+        made = self.curator.create_data(record.title, template, shelf.workspace, content, already_done)
+        self._yield_to_earlier(made, record, where, before)
+        return str(made.content().get(RECORD_PID, self._address(made)))
+
+    def _yield_to_earlier(self, made: Data, record: ReleaseRecord, workspace: str, before: Collection[Ident]) -> None:
+        """Take a record back when another publisher was faster: CDCS itself lets both publish."""
+        for data, _ in self._releases(record.title_versionless, workspace, record.version):
+            if data.id not in before and age(data) < age(made):
+                self.curator.delete_data(made.id)
+                raise ReleaseExistsError(
+                    f"{record.title} was published in {printable(self.host)} by another run just now; "
+                    "choose another version."
+                )
 
     def _refuse_without_blobs(self, record: ReleaseRecord, workspace: str) -> None:
-        found = self._shelf(workspace).find({blob.digest: blob.size for blob in record.blobs})
-        pids = {description.pid for description in found.values()}
+        described = self._shelf(workspace).described({blob.digest: blob.size for blob in record.blobs})
+        known = {(digest, description.pid) for digest, said in described.items() for description in said}
         for node in walk_mapping(record.content["project"], record.title):
-            if node.item != FOLDER and node.properties[BYTES] and node.properties.get(PID) not in pids:
+            properties = node.properties
+            if node.item != FOLDER and properties[BYTES] and (properties.get(SHA1), properties.get(PID)) not in known:
                 raise ArchiveError(
                     f"{record.title} was not published: the blob of '{printable(node.path)}' is not in "
                     f"{printable(self.host)} yet; upload the blobs first."
@@ -239,11 +288,8 @@ class CDCSArchive(ArchiveInterface):
 
     def locate_record(self, record: Record, workspace: str) -> str:
         """Return the PID of a published record, the newest of its version; without one, the site."""
-        with contextlib.suppress(ReleaseRecordNotFoundError):
-            records = self.get_release_records(record["title_versionless"], [f"=={record['version']}"], workspace)
-            if record["title"] in records:
-                return str(records[record["title"]][RECORD_PID])
-        return str(self.host)
+        found = self.get_release(record["title_versionless"], record["version"], workspace)
+        return str(found[RECORD_PID] if found else self.host)
 
     # --- blobs ----------------------------------------------------------------------------------------------------
 
@@ -304,19 +350,24 @@ class CDCSArchive(ArchiveInterface):
             When the site does not have it.
         """
         try:
-            opened = self.curator.open_blob(str(blob.pid), offset, most=blob.size + 1)
-            stream = opened.__enter__()
+            download = self._download(blob, workspace, offset)
         except NotFoundError:
             raise BlobDamagedError(
                 f"its blob {printable(blob.pid)} is missing from the archive; restore it and run the same command again"
             ) from None
+        with contextlib.closing(download):
+            yield download
+
+    def _download(self, blob: Blob, workspace: str, offset: int) -> Download:
+        """Begin to download a blob by its PID, or by its handle where the PID has vanished."""
+        pid = str(blob.pid)
         try:
-            left = offset - stream.start
-            while left > 0 and (data := stream.read(min(left, CHUNK))):
-                left -= len(data)
-            yield stream
-        finally:
-            opened.__exit__(None, None, None)
+            return Download(self.curator, pid, offset, blob.size)
+        except NotFoundError:
+            description = self._shelf(workspace).by_pid([pid]).get(pid)
+            if description is None or description.handle in (None, pid):
+                raise
+            return Download(self.curator, description.handle, offset, blob.size)
 
     def download_blob(
         self,
@@ -354,7 +405,8 @@ class CDCSArchive(ArchiveInterface):
 
 
 def _nodes_without_digest(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for node in walk_mapping(content["project"] if isinstance(content.get("project"), dict) else {}, "the record"):
+    project, title = content.get("project"), printable(content.get("title", "the record"))
+    for node in walk_mapping(project if isinstance(project, dict) else {}, title):
         properties = node.properties
         if properties[ITEM] != FOLDER and properties.get(SHA1) is None and isinstance(properties.get(PID), str):
             yield properties

@@ -25,6 +25,7 @@ ROOM_FOR_HEADERS = 2**20
 # An answer must bring this much within each read timeout spent waiting; without it one byte a minute would never end.
 _LEAST_PROGRESS = 2**14
 _BLOCK = 2**17
+_UPLOAD_BLOCK = 2**20
 
 
 class TransferBrokenError(ArchiveError):
@@ -32,12 +33,25 @@ class TransferBrokenError(ArchiveError):
 
 
 class TemporaryError(Exception):
-    """A failure that may pass. `sent` is False when the site cannot have seen the request."""
+    """A failure that may pass.
 
-    def __init__(self, sentence: str, pause: float = 0.0, sent: bool = True) -> None:
+    Parameters
+    ----------
+    sentence : str
+        What the user reads if it does not.
+    pause : float, optional
+        Seconds to wait at least, as the site asks.
+    sent : bool, optional
+        False when the site cannot have seen the request.
+    of_site : bool, optional
+        False when it may be a matter of this request alone.
+    """
+
+    def __init__(self, sentence: str, pause: float = 0.0, sent: bool = True, of_site: bool = True) -> None:
         super().__init__(sentence)
         self.pause = pause
         self.sent = sent
+        self.of_site = of_site
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------
@@ -70,7 +84,7 @@ class Multipart:
         if data := self._head.read(size):
             return data
         try:
-            if data := self._file(_BLOCK if size < 0 else size):
+            if data := self._file(_UPLOAD_BLOCK if size < 0 else size):
                 return data
         except Exception as error:
             # Kept because urllib3 takes an error of the disk for one of the network.
@@ -202,7 +216,7 @@ class PacedAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Make the pools of direct connections."""
-        super().init_poolmanager(*args, **options, blocksize=_BLOCK)
+        super().init_poolmanager(*args, **options, blocksize=_UPLOAD_BLOCK)
         self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
@@ -289,7 +303,10 @@ def _reason(error: BaseException) -> str:
 def explain_failure(error: BaseException, url: str) -> Exception:
     """Return what an error of the libraries means: one that may pass, or a sentence."""
     if isinstance(error, requests.exceptions.SSLError):
-        return ArchiveError(f"The certificate of {url} is not trusted; give the bundle of the site's authority.")
+        return ArchiveError(
+            f"The certificate of {url} is not trusted; give the bundle of the site's authority as [pipeline] ca_bundle "
+            "in luigi.cfg."
+        )
     if isinstance(error, requests.exceptions.ProxyError):
         return TemporaryError(f"The proxy on the way to {url} does not answer; check HTTPS_PROXY and NO_PROXY.")
     inner = getattr(error.args[0], "reason", None) if error.args else None

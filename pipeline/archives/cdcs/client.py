@@ -1,12 +1,14 @@
 """REST client of a CDCS instance (a "curator"): what can be asked of it, and nothing of releases."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -24,6 +26,8 @@ from .http import (
 )
 
 _MOST_PAGES = 100_000
+# As many SHA-1 digests as fit into the first line of a request: web servers take no more than 4 to 8 kB.
+_MOST_PREFIXES = 80
 
 
 class Data(NamedTuple):
@@ -74,10 +78,16 @@ def encode_content(content: Mapping[str, Any]) -> str:
         raise RecordError("The record cannot be stored in CDCS: a text in it is not valid Unicode.") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"The record cannot be stored in CDCS: {printable(error)}.") from None
-    # Only a text that has one of the two at all is worth the walk through a large record.
-    if '"$' in text or "\\u0000" in text:
-        _refuse_odd_texts(json.loads(text))
+    _refuse_odd_texts(json.loads(text, object_pairs_hook=_without_twins))
     return text
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise RecordError(f"The record cannot be stored in CDCS: it has the key '{printable(key)}' twice in one place.")
+    return mapping
 
 
 def _refuse_odd_texts(value: Any) -> None:
@@ -191,6 +201,8 @@ class CDCSClient(Site):
         query: Mapping[str, Any],
         workspace: Ident | None,
         order_by: str = "creation_date,pk",
+        *,
+        few: bool = False,
     ) -> Iterator[Data]:
         """Yield every record that matches, each once, page by page to the end.
 
@@ -204,6 +216,8 @@ class CDCSClient(Site):
             Id of the workspace; None searches everything that the user can read.
         order_by : str, optional
             Fields of a record; a unique one last keeps records from changing pages.
+        few : bool, optional
+            Ask for all in one answer first, which sites give for up to a hundred records.
         """
         payload: dict[str, Any] = {"query": query, "order_by_field": order_by}
         if template is not None:
@@ -211,6 +225,9 @@ class CDCSClient(Site):
             payload["templates"] = [{"id": ident} for ident in idents]
         if workspace is not None:
             payload["workspaces"] = [{"id": workspace}]
+        if few and (together := self._together(payload)) is not None:
+            yield from map(self._data, together)
+            return
         seen: set[Ident] = set()
         # Records that come or go meanwhile move others across the borders of pages: another pass finds those.
         for _ in range(3):
@@ -226,6 +243,29 @@ class CDCSClient(Site):
                 return
         if len(seen) < max(counts):
             raise ArchiveError(f"{self.host} announces more records than it sends; run again, or tell the site.")
+
+    def _together(self, payload: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """Return all records of a query from one answer, or None where the site finds them too many for that."""
+        try:
+            answer = self.call(
+                "POST", "/rest/data/query/", {**payload, "all": "true"}, doing="to search records", repeat=True
+            )
+        except SiteRefusedError as error:
+            if error.status == 400 and "over the limit" in error.message:
+                return None
+            raise
+        return _sequence(answer.value, self.host)
+
+    def own_data(self, title: str, template: Ident) -> list[Data]:
+        """Return the user's own records of exactly one title, also those that a site has not put into its index yet."""
+        path = f"/rest/data/?title={quote(title, safe='')}&template={_segment(template)}"
+        found: list[Data] = []
+        for page in itertools.count(1):
+            answer = _mapping(self._get(f"{path}&page={page}", "to list records"), self.host)
+            found += map(self._data, _sequence(answer.get("results"), self.host))
+            if not answer.get("next") or page == _MOST_PAGES:
+                return [data for data in found if data.title == title]
+        raise AssertionError
 
     def _pages(self, payload: dict[str, Any]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Yield what each page of a query tells: how many records there are in all, and some of them."""
@@ -355,12 +395,31 @@ class CDCSClient(Site):
         blobs = [self._blob(item) for item in _sequence(self._get(path, "to list blobs"), self.host)]
         return [blob for blob in blobs if filename is None or blob.filename == filename]
 
+    def find_own_blobs(self, prefixes: Iterable[str]) -> list[Blob]:
+        """Return the user's own blobs whose names begin with one of some texts."""
+        wanted = list(dict.fromkeys(prefixes))
+        found: list[Blob] = []
+        for start in range(0, len(wanted), _MOST_PREFIXES):
+            some = tuple(wanted[start : start + _MOST_PREFIXES])
+            pattern = quote(f"^({'|'.join(map(re.escape, some))})", safe="")
+            answer = self._get(f"/rest/blob/?filename={pattern}&regex=true", "to list blobs")
+            blobs = (self._blob(item) for item in _sequence(answer, self.host))
+            found += (blob for blob in blobs if blob.filename.startswith(some))
+        return found
+
+    def get_blob(self, blob_id: Ident) -> Blob:
+        """Return what the site knows of one blob; raise NotFoundError without it."""
+        doing = f"to look up the blob {printable(blob_id)}"
+        return self._blob(_mapping(self._get(f"/rest/blob/{_segment(blob_id)}/", doing), self.host))
+
     def delete_blob(self, blob_id: Ident) -> None:
         """Delete a blob. One that is gone already is no error."""
         self._delete(f"/rest/blob/{_segment(blob_id)}/", f"to delete the blob {printable(blob_id)}")
 
     @contextlib.contextmanager
-    def open_blob(self, url: str, offset: int = 0, most: int | None = None) -> "Iterator[BlobStream]":
+    def open_blob(
+        self, url: str, offset: int = 0, most: int | None = None, attempts: int | None = None
+    ) -> "Iterator[BlobStream]":
         """Open a blob by its handle or PID for reading.
 
         Parameters
@@ -371,20 +430,23 @@ class CDCSClient(Site):
             Where to go on. Many sites start over instead: `BlobStream.start` tells.
         most : int, optional
             Most bytes to read; a site that sends more is cut off.
+        attempts : int, optional
+            How often it is tried; by default as everything else.
         """
-        response, start = self._open(join_url(self.host + "/", url), max(0, offset), most)
+        response, start = self._open(join_url(self.host + "/", url), max(0, offset), most, attempts)
         with contextlib.closing(response):
             yield BlobStream(response, start)
 
-    def _open(self, url: str, offset: int, most: int | None) -> tuple[requests.Response, int]:
+    def _open(self, url: str, offset: int, most: int | None, attempts: int | None) -> tuple[requests.Response, int]:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
         allowance = sys.maxsize if most is None else most + ROOM_FOR_HEADERS
-        got = self.persist(lambda: self.send("GET", url, headers, allowance=allowance), repeat=True)
+        ask = functools.partial(self.send, "GET", url, headers, allowance=allowance)
+        got = self.persist(ask, repeat=True, attempts=attempts)
         if isinstance(got, Answer):
             if offset and got.status == 416:
-                return self._open(url, 0, most)
+                return self._open(url, 0, most, attempts)
             raise self.refusal(got, "to read a blob", url)
         there = re.match(rf"bytes {offset}-\d+/", got.headers.get("Content-Range", ""))
         compressed = got.headers.get("Content-Encoding", "identity").lower() != "identity"
@@ -392,7 +454,7 @@ class CDCSClient(Site):
             return got, 0 if got.status_code == 200 else offset
         got.close()
         if offset:
-            return self._open(url, 0, most)
+            return self._open(url, 0, most, attempts)
         raise ArchiveError(
             f"{show_url(url)} does not send the blob as it is (status {got.status_code}); tell the site."
         )

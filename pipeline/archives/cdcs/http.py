@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
+from ...credentials import GIVEN, LoginRefusedError, Source
 from ...errors import ArchiveError, CredentialsError, PipelineError, printable
 from .bodies import (
     LIMITS,
@@ -123,6 +124,7 @@ class Site:
         user: str | None = None,
         password: str | None = None,
         token: str | None = None,
+        source: Source = GIVEN,
         ca_bundle: str | os.PathLike[str] | None = None,
         allow_http: bool = False,
         connect_timeout: float = 20.0,
@@ -135,19 +137,18 @@ class Site:
         self.user = user
         self._origin = origin_of(self.host)
         self._password, self._token, self._token_is_given = password, token, token is not None
-        self._takes_no_token = False
+        self._source, self._takes_no_token = source, False
         self._verify: bool | str = True if ca_bundle is None else os.fspath(ca_bundle)
         self._timeout = (connect_timeout, read_timeout)
-        self._attempts, self._largest_answer, self._sleep = max(1, attempts), largest_answer, sleep
+        self.attempts, self._largest_answer, self._sleep = max(1, attempts), largest_answer, sleep
+        self._given_up = False
         self._local = threading.local()
         if password is not None and not user:
             raise CredentialsError(f"A password for {self.host} needs a user name; give both.")
         if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
             raise CredentialsError(f"The token for {self.host} has characters that no token has; copy it again.")
-        if not (self.anonymous or self._origin[0] == "https" or allow_http or is_loopback(self._origin[1])):
-            raise CredentialsError(
-                f"{self.host} would get the password unencrypted; use https, or allow plain http for this host."
-            )
+        if not (self.anonymous or allow_http):
+            refuse_plain_http(self.host)
         if ca_bundle is not None and not os.path.exists(ca_bundle):
             raise ArchiveError(f"The certificate bundle {printable(os.fspath(ca_bundle))} does not exist.")
 
@@ -159,6 +160,17 @@ class Site:
     def anonymous(self) -> bool:
         """Tell whether there are no credentials to send."""
         return self._password is None and not self._token_is_given
+
+    def log_in(self) -> None:
+        """Try the password or token now; raise LoginRefusedError when the site does not accept it."""
+        with contextlib.suppress(SiteRefusedError):
+            self.call("GET", "/rest/core-settings/", doing="to tell its settings", repeat=True)
+
+    def is_here(self, url: str) -> bool:
+        """Tell whether an address, which comes from outside, is on this site."""
+        with contextlib.suppress(ArchiveError):
+            return origin_of(join_url(self.host + "/", url)) == self._origin
+        return False
 
     def close(self) -> None:
         """Close the connections of this thread. The client stays usable."""
@@ -218,24 +230,43 @@ class Site:
             return answer
         raise self.refusal(answer, doing, self.host + path)
 
-    def persist(self, attempt: Callable[[], T], repeat: bool, already_done: Callable[[], Any] | None = None) -> T | Any:
-        """Return what `attempt` returns, trying again after failures that may pass."""
-        for number in range(1, self._attempts + 1):
+    def persist(
+        self,
+        attempt: Callable[[], T],
+        repeat: bool,
+        already_done: Callable[[], Any] | None = None,
+        attempts: int | None = None,
+    ) -> T | Any:
+        """Return what `attempt` returns, trying again after failures that may pass.
+
+        A site that was given up gets no second chance until something else succeeds.
+        """
+        most = attempts or (1 if self._given_up else self.attempts)
+        for number in range(1, most + 1):
             try:
-                return attempt()
-            except TemporaryError as failure:
-                sentence, pause, sent = str(failure), failure.pause, failure.sent
-            again = number < self._attempts and pause <= _LONGEST_PAUSE
+                result = attempt()
+                self._given_up = False
+                return result
+            except TemporaryError as error:
+                sentence, pause, sent, whole = str(error), error.pause, error.sent, error.of_site
+            again = number < most and pause <= _LONGEST_PAUSE
             if sent and not repeat and already_done is None:
                 raise SiteUnavailableError(f"{sentence} It is not known whether the request took effect; run again.")
             if again:
-                # Clients that failed together must not come back together.
-                self._sleep(max(pause, min(30.0, 2.0**number / 4)) * random.uniform(1.0, 1.5))
+                self.pause(number, pause)
             if sent and already_done is not None and (done := already_done()) is not None:
                 return done
             if not again:
                 break
-        raise SiteUnavailableError(f"{sentence} Tried {_times(number)}; run again later, or ask the site.")
+        self._given_up = attempts is None
+        unavailable = SiteUnavailableError(f"{sentence} Tried {_times(number)}; run again later, or ask the site.")
+        unavailable.is_hopeless = whole
+        raise unavailable
+
+    def pause(self, number: int, least: float = 0.0) -> None:
+        """Wait after the failure of an attempt, the longer the more failed, and at least `least` seconds."""
+        # Clients that failed together must not come back together.
+        self._sleep(max(least, min(30.0, 2.0**number / 4)) * random.uniform(1.0, 1.5))
 
     def send(
         self,
@@ -288,7 +319,9 @@ class Site:
         if isinstance(content, Multipart) and content.failure is not None:
             raise content.failure
         if isinstance(content, Multipart) and isinstance(failure, TemporaryError) and failure.sent:
-            raise TemporaryError(f"{failure} A proxy may limit the size of uploads to less than {len(content)} bytes.")
+            raise TemporaryError(
+                f"{failure} A proxy may limit the size of uploads to less than {len(content)} bytes.", of_site=False
+            )
         raise failure
 
     def _unless_temporary(self, response: requests.Response) -> Answer:
@@ -299,7 +332,7 @@ class Site:
             raise TemporaryError(f"{url} is not available now (status {answer.status}).", pause)
         if answer.status == 500 and not answer.is_json:
             maybe = "; it may need a login" if self.anonymous else ""
-            raise TemporaryError(f"{url} failed (status 500, without a reason{maybe}).")
+            raise TemporaryError(f"{url} failed (status 500, without a reason{maybe}).", of_site=False)
         obtained = self._token is not None and not self._token_is_given
         if obtained and answer.status in (401, 403) and _BAD_TOKEN.search(answer.said()):
             # The token that was obtained with the password is no longer valid: the next attempt gets another one.
@@ -381,9 +414,10 @@ class Site:
 
     # --- what went wrong ------------------------------------------------------------------------------------------
 
-    def _bad_credentials(self) -> CredentialsError:
-        what = f"the token of {self.whom()}" if self._token_is_given else f"the password of {self.whom()}"
-        return CredentialsError(f"{self.host} does not accept {what}; correct what is stored, or ask the site.")
+    def _bad_credentials(self) -> LoginRefusedError:
+        what = "token" if self._token_is_given else "password"
+        refusal = f"{self.host} does not accept the {what} of {self.whom()}{self._source.where}"
+        return LoginRefusedError(refusal, self._source.remedy)
 
     def refusal(self, answer: Answer, doing: str, url: str) -> PipelineError:
         """Return the error that says what the site refuses, why, and what to ask for."""
@@ -417,6 +451,16 @@ class Site:
         for secret in filter(None, (self._password, self._token, basic)):
             said = said.replace(secret, "***")
         return printable(" ".join(said.split()))[:_LONGEST_MESSAGE]
+
+
+def refuse_plain_http(host: str) -> None:
+    """Raise CredentialsError for a site that would get a secret unencrypted over a network."""
+    scheme, name, _ = origin_of(host)
+    if scheme != "https" and not is_loopback(name):
+        raise CredentialsError(
+            f"{host} would get the password or token unencrypted; use https, or name the host in "
+            "[pipeline] plain_http_hosts in luigi.cfg."
+        )
 
 
 def _times(number: int) -> str:

@@ -7,13 +7,16 @@ whole and can be read; a run that is killed before leaves a blob that its name t
 
 import contextlib
 import io
+import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...checksums import CHUNK, Stream, algorithm, is_digest, new_hash, read_chunks
-from ...errors import CredentialsError, PipelineError, RecordError
+from ...errors import ArchiveError, PipelineError, RecordError
 from ...project import source_changed
 from ...release import BYTES, Blob
 from ...transfer import Meter
@@ -21,29 +24,30 @@ from ...workers import Workers
 from ..interface import project_source
 from .client import Blob as StoredBlob
 from .client import CDCSClient, Data
-from .http import Ident, SiteUnavailableError
+from .http import Ident, NotAllowedError, SiteUnavailableError
 
-SHA1_KEY, PID_KEY = "sha1", "blob/PID/"
-_BATCH = 500
+SHA1_KEY, PID_KEY, HANDLE_KEY = "sha1", "blob/PID/", "/handle/"
+# A site gives at most a hundred records in one answer, and a blob may be described more than once.
+_BATCH = 90
+_CONFIRMING = 8
 
 
 class Description(NamedTuple):
-    """What a BlobMetadata record says, and where it stands among those that say the same: the first counts."""
+    """What a BlobMetadata record says; of several that say the same the one that sorts first counts."""
 
-    created: str
+    age: tuple[str, str]
     record: Ident
     digest: str
     pid: str
     size: int
+    handle: str | None
 
 
 class _Upload(NamedTuple):
-    """A blob that this run put into the workspace, and the record that describes it."""
+    """A blob that this run put into the workspace, and what describes it."""
 
-    pid: str
-    handle: str
-    blob: Ident
-    record: Ident
+    blob: StoredBlob
+    description: Description
     is_new: bool
 
 
@@ -57,36 +61,84 @@ class BlobShelf:
     templates : sequence of int or str
         Ids of the versions of the template BlobMetadata, the current one first.
     workspace : int or str
-        Id of the workspace.
+        Id of the workspace; kept as an attribute.
     """
 
     def __init__(self, curator: CDCSClient, templates: Sequence[Ident], workspace: Ident) -> None:
         self._curator = curator
         self._templates = templates
-        self._workspace = workspace
+        self.workspace = workspace
+        # A site that updates its index later may not find for a while what was just described.
+        self._made: dict[str, Description] = {}
 
     # --- what is there --------------------------------------------------------------------------------------------
 
     def find(self, sizes: Mapping[str, int]) -> dict[str, Description]:
-        """Return the descriptions of those blobs, digest to size, that are there with that size."""
-        found: dict[str, Description] = {}
-        for description in self._described(SHA1_KEY, sizes):
+        """Return the descriptions of those blobs, digest to size, that can be read with that size.
+
+        A description may outlive its blob. Each is confirmed: the user's own blobs are listed, others looked up.
+        """
+        found = self.described(sizes)
+        own = [blob for blob in self._curator.find_own_blobs(found) if blob.workspace == self.workspace]
+        readable = {blob.pid or blob.handle for blob in own}
+        alive: dict[str, Description] = {}
+
+        def confirm(digest: str) -> None:
+            for description in found[digest]:
+                if description.pid in readable or self._can_be_read(description):
+                    alive[digest] = description
+                    return
+
+        with Workers(_CONFIRMING, lambda: None) as workers:
+            for error in workers.each(confirm, found).values():
+                raise error
+        return alive
+
+    def described(self, sizes: Mapping[str, int]) -> dict[str, list[Description]]:
+        """Return all that is said of those blobs, digest to size, the earliest first."""
+        found: dict[str, set[Description]] = {}
+        known = (self._made[digest] for digest in sizes if digest in self._made)
+        for description in itertools.chain(known, self._query(SHA1_KEY, sizes)):
             if sizes.get(description.digest) == description.size:
-                first = found.setdefault(description.digest, description)
-                found[description.digest] = min(first, description, key=_age)
-        return found
+                found.setdefault(description.digest, set()).add(description)
+        return {digest: sorted(found[digest]) for digest in sizes if digest in found}
 
-    def digests(self, pids: Iterable[str]) -> dict[str, str]:
-        """Return the digests of blobs, by their PIDs."""
-        return {description.pid: description.digest for description in self._described(PID_KEY, pids)}
+    def by_pid(self, pids: Iterable[str]) -> dict[str, Description]:
+        """Return what is said of blobs, by their PIDs."""
+        return {description.pid: description for description in self._query(PID_KEY, pids)}
 
-    def _described(self, key: str, values: Iterable[str]) -> Iterator[Description]:
+    def _query(self, key: str, values: Iterable[str]) -> Iterator[Description]:
         wanted = list(dict.fromkeys(values))
         for start in range(0, len(wanted), _BATCH):
             query = {key: {"$in": wanted[start : start + _BATCH]}}
-            for data in self._curator.query(self._templates, query, self._workspace):
+            for data in self._curator.query(self._templates, query, self.workspace, few=True):
                 if (description := _description(data)) is not None:
                     yield description
+
+    def _can_be_read(self, description: Description) -> bool:
+        """Ask the site for a blob of another user, without reading it where its handle is known."""
+        number = re.search(r"/(\w+)/?$", description.handle or "")
+        try:
+            if number:
+                return self._fits(self._curator.get_blob(number[1]), description)
+            if self._curator.is_here(description.pid):
+                with self._curator.open_blob(description.pid, most=description.size + 1, attempts=1) as stream:
+                    return stream.length in (None, description.size)
+        except SiteUnavailableError:
+            # At a PID that may not be read, a site fails without a reason.
+            if number:
+                raise
+        except ArchiveError:
+            pass
+        return False
+
+    def _fits(self, stored: StoredBlob, description: Description) -> bool:
+        checksum = stored.checksum or ""
+        return (
+            stored.workspace == self.workspace
+            and description.pid == (stored.pid or stored.handle)
+            and (len(checksum) != len(description.digest) or checksum.lower() == description.digest)
+        )
 
     # --- how it gets there ----------------------------------------------------------------------------------------
 
@@ -95,74 +147,89 @@ class BlobShelf:
     ) -> tuple[dict[str, str], dict[str, Exception]]:
         """Upload those blobs that are not there; return digest to PID, and digest to error of those that failed."""
         there = self.find({blob.digest: blob.size for blob in blobs})
-        pids = {digest: description.pid for digest, description in there.items()}
+        missing = [blob for blob in blobs if blob.digest not in there]
+        leftovers = self._leftovers(blob.digest for blob in missing)
         mine: dict[str, _Upload] = {}
-        hopeless: list[PipelineError] = []
 
         def upload(blob: Blob) -> None:
-            if blob.digest in there:
-                meter.finished(blob.paths[0], blob.size, None, False)
-                return
-            if hopeless:
-                raise hopeless[0]
             meter.started(blob.paths[0], blob.size)
-            try:
-                done = self._upload(blob, project_directory, meter, workers.check)
-            except (SiteUnavailableError, CredentialsError) as error:
-                # Each of the others would wait as long, for the same answer.
-                hopeless.append(error)
-                raise
-            mine[blob.digest], pids[blob.digest] = done, done.pid
+            mine[blob.digest] = self._upload(blob, leftovers.get(blob.digest, []), project_directory, meter, workers)
             meter.finished(blob.paths[0], blob.size, None, True)
 
+        for blob in blobs:
+            if blob.digest in there:
+                meter.finished(blob.paths[0], blob.size, None, False)
         with Workers(threads, meter.tick) as workers:
-            failed = workers.each(upload, blobs)
+            failed = workers.each(upload, missing)
         for blob, error in failed.items():
             meter.finished(blob.paths[0], 0, error, False)
-        if not hopeless:
-            pids |= self._yield_to_earlier({blob.digest: blob.size for blob in blobs if blob.digest in mine}, mine)
+        pids = {digest: description.pid for digest, description in there.items()}
+        pids |= {digest: done.description.pid for digest, done in mine.items()}
+        if not any(isinstance(error, PipelineError) and error.is_hopeless for error in failed.values()):
+            pids |= self._yield_to_earlier(mine)
         return pids, {blob.digest: error for blob, error in failed.items()}
 
-    def _upload(self, blob: Blob, project_directory: Path, meter: Meter, check: Callable[[], None]) -> "_Upload":
-        name = blob.digest + os.path.splitext(blob.paths[0])[1]
-        stored = self._leftover(name, blob, check)
+    def _leftovers(self, digests: Iterable[str]) -> dict[str, list[StoredBlob]]:
+        """Return the user's own blobs whose names tell those digests, which an interrupted run did not describe."""
+        found: dict[str, list[StoredBlob]] = {}
+        for stored in self._curator.find_own_blobs(digests):
+            if stored.workspace in (None, self.workspace):
+                found.setdefault(os.path.splitext(stored.filename)[0], []).append(stored)
+        return found
+
+    def _upload(
+        self, blob: Blob, leftovers: list[StoredBlob], project_directory: Path, meter: Meter, workers: Workers
+    ) -> _Upload:
+        stored = self._whole(leftovers, blob, workers.check)
         is_new = stored is None
-        if stored is None:
-            with project_source(project_directory, blob.paths[0], 0) as source:
-                stream = _CheckedSource(source, blob, meter, check)
-                stored = self._curator.upload_blob(
-                    name, stream, blob.size, already_done=lambda: self._leftover(name, blob, check)
-                )
-        else:
+        if stored is not None:
             meter.advanced(blob.paths[0], blob.size)
+        else:
+            stored = self._send(blob, project_directory, meter, workers.check)
         if stored.workspace is None:
-            self._curator.assign_blob(stored.id, self._workspace)
-        pid = stored.pid or self._pid_of(stored, name)
-        data = self._describe(blob, pid)
-        self._curator.attach_metadata(stored.id, data.id)
-        return _Upload(pid, stored.handle, stored.id, data.id, is_new)
+            self._assign(stored)
+        # A blob of another run can be seen before it has its PID; sites without PIDs have the handle only.
+        pid = stored.pid or self._curator.get_blob(stored.id).pid or stored.handle
+        description = self._describe(blob, pid, stored.handle)
+        self._curator.attach_metadata(stored.id, description.record)
+        self._made[blob.digest] = description
+        return _Upload(stored, description, is_new)
 
-    def _pid_of(self, stored: StoredBlob, name: str) -> str:
-        """Return the PID of a blob that had none when it was looked at; its handle on a site without PIDs.
+    def _assign(self, stored: StoredBlob) -> None:
+        try:
+            self._curator.assign_blob(stored.id, self.workspace)
+        except NotAllowedError as error:
+            error.is_hopeless = True
+            # Anybody may upload what nobody else can read; it would only be in the way.
+            with contextlib.suppress(PipelineError):
+                self._curator.delete_blob(stored.id)
+            raise
 
-        A blob that another run is uploading can be seen before it has its PID.
-        """
-        now = [found for found in self._curator.list_own_blobs(name) if found.id == stored.id]
-        return (now[0].pid if now else None) or stored.handle
+    def _send(self, blob: Blob, project_directory: Path, meter: Meter, check: Callable[[], None]) -> StoredBlob:
+        def already_done() -> StoredBlob | None:
+            return self._whole(self._leftovers([blob.digest]).get(blob.digest, []), blob, check)
 
-    def _describe(self, blob: Blob, pid: str) -> Data:
-        content = {SHA1_KEY: blob.digest, PID_KEY: pid, BYTES: blob.size}
+        name = blob.digest + _extension(blob.paths[0])
+        with (
+            project_source(project_directory, blob.paths[0], 0) as source,
+            _CheckedSource(source, blob, meter, check) as stream,
+        ):
+            return self._curator.upload_blob(name, stream, blob.size, already_done)
+
+    def _describe(self, blob: Blob, pid: str, handle: str) -> Description:
+        content = {SHA1_KEY: blob.digest, PID_KEY: pid, BYTES: blob.size, HANDLE_KEY: handle}
+        template = self._templates[0]
 
         def already_done() -> Data | None:
-            return next(iter(self._curator.query(self._templates, {PID_KEY: pid}, self._workspace)), None)
+            own = self._curator.own_data(blob.digest, template)
+            return next((data for data in own if data.workspace == self.workspace and data.content() == content), None)
 
-        return self._curator.create_data(blob.digest, self._templates[0], self._workspace, content, already_done)
+        data = self._curator.create_data(blob.digest, template, self.workspace, content, already_done)
+        return Description(age(data), data.id, blob.digest, pid, blob.size, handle)
 
-    def _leftover(self, name: str, blob: Blob, check: Callable[[], None]) -> StoredBlob | None:
-        """Return a whole blob that an interrupted run left undescribed; delete one of that name with other bytes."""
-        for stored in self._curator.list_own_blobs(name):
-            if stored.workspace not in (None, self._workspace):
-                continue
+    def _whole(self, leftovers: list[StoredBlob], blob: Blob, check: Callable[[], None]) -> StoredBlob | None:
+        """Return one that has all bytes of the blob; delete those that have others."""
+        for stored in leftovers:
             if self._holds(stored, blob, check):
                 return stored
             self._curator.delete_blob(stored.id)
@@ -179,19 +246,31 @@ class BlobShelf:
                 check()
         return left == 0 and digest.hexdigest() == blob.digest
 
-    def _yield_to_earlier(self, sizes: Mapping[str, int], mine: Mapping[str, "_Upload"]) -> dict[str, str]:
+    def _yield_to_earlier(self, mine: Mapping[str, _Upload]) -> dict[str, str]:
         """Where another publisher described the same bytes first, use that, and remove what was uploaded here."""
         pids = {}
         # What cannot be looked up or removed harms nobody: everybody counts the first.
         with contextlib.suppress(PipelineError):
-            for digest, first in self.find(sizes).items():
-                if first.record != mine[digest].record:
-                    pids[digest] = first.pid
-                    self._curator.delete_data(mine[digest].record)
-                    # A leftover that was put to use may be what the other publisher is just putting to use.
-                    if mine[digest].is_new and first.pid not in (mine[digest].pid, mine[digest].handle):
-                        self._curator.delete_blob(mine[digest].blob)
+            for digest, all_of_it in self.described({d: done.description.size for d, done in mine.items()}).items():
+                done = mine[digest]
+                first = next(
+                    said for said in all_of_it if said.record == done.description.record or self._can_be_read(said)
+                )
+                if first.record == done.description.record:
+                    continue
+                pids[digest] = first.pid
+                del self._made[digest]
+                self._curator.delete_data(done.description.record)
+                # A leftover that was put to use may be what the other publisher is just putting to use.
+                if done.is_new and first.pid != done.description.pid:
+                    self._curator.delete_blob(done.blob.id)
         return pids
+
+
+def _extension(path: str) -> str:
+    """Return the extension of a path, which sites look at; none where it would break the headers of a download."""
+    extension = os.path.splitext(path)[1]
+    return extension if re.fullmatch(r"\.[A-Za-z0-9_-]{1,20}", extension) else ""
 
 
 def _description(data: Data) -> Description | None:
@@ -200,22 +279,28 @@ def _description(data: Data) -> Description | None:
         content: dict[str, Any] = data.content()
     except RecordError:
         return None
-    digest, pid, size = content.get(SHA1_KEY), content.get(PID_KEY), content.get(BYTES)
+    digest, pid, size, handle = (content.get(key) for key in (SHA1_KEY, PID_KEY, BYTES, HANDLE_KEY))
     if not is_digest(digest) or not isinstance(pid, str) or not isinstance(size, int):
         return None
-    return Description(data.created, data.id, str(digest), pid, size)
+    return Description(age(data), data.id, str(digest), pid, size, handle if isinstance(handle, str) else None)
 
 
-def _age(description: Description) -> tuple[str, str]:
-    return description.created, str(description.record).zfill(64)
+def age(data: Data) -> tuple[str, str]:
+    """Return what sorts records by the time when they were stored, the same way for everybody who looks."""
+    return data.created, str(data.id).zfill(64)
 
 
 class _CheckedSource(io.RawIOBase):
-    """A file on its way to the site. Its end is given only when all its bytes had the digest of the blob."""
+    """A file on its way to the site. Its end is given only when all its bytes had the digest of the blob.
+
+    A large file is hashed in a thread of its own, while the bytes are sent.
+    """
 
     def __init__(self, stream: Stream, blob: Blob, meter: Meter, check: Callable[[], None]) -> None:
         self._stream, self._blob, self._meter, self._check = stream, blob, meter, check
         self._hash, self._position = new_hash(algorithm(blob.digest)), 0
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="pipeline-hash")
+        self._hashing: Future[None] | None = None
 
     def tell(self) -> int:
         """Return how many bytes were read."""
@@ -226,6 +311,7 @@ class _CheckedSource(io.RawIOBase):
         if offset or whence != os.SEEK_SET:
             raise io.UnsupportedOperation("an upload can only start over")
         self._stream.seek(0)
+        self._finish_hashing()
         if self._position:
             self._meter.advanced(self._blob.paths[0], -self._position)
         self._hash, self._position = new_hash(algorithm(self._blob.digest)), 0
@@ -241,10 +327,23 @@ class _CheckedSource(io.RawIOBase):
         """
         self._check()
         data = self._stream.read(size) or b""
+        self._finish_hashing()
         if not data and self._hash.hexdigest() != self._blob.digest:
             raise source_changed()
-        self._hash.update(data)
+        if len(data) == self._blob.size:
+            self._hash.update(data)
+        else:
+            self._hashing = self._hasher.submit(self._hash.update, data)
         self._position += len(data)
         if data:
             self._meter.advanced(self._blob.paths[0], len(data))
         return data
+
+    def _finish_hashing(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+
+    def close(self) -> None:
+        """End the thread; the file is closed by whoever opened it."""
+        self._hasher.shutdown()
+        super().close()

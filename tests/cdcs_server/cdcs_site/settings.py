@@ -102,6 +102,7 @@ if _on("CDCS_DATABASE"):
             "USER": _database.username,
             "PASSWORD": _database.password or "",
             "NAME": _database.path.lstrip("/"),
+            "CONN_MAX_AGE": None,
         }
     }
 else:
@@ -109,6 +110,8 @@ else:
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": str(STATE / "db.sqlite3"),
+            # SQLite is busy, whatever the timeout, for who opens a database that its last user is just closing.
+            "CONN_MAX_AGE": None,
             "OPTIONS": {
                 # Writers wait for each other instead of failing; a test server need not survive a power cut.
                 "timeout": 60,

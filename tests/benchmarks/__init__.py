@@ -1,0 +1,1 @@
+"""Benchmarks: how fast the program is, as ratios to others that do the same in the same run."""
