@@ -67,6 +67,8 @@ _sites: dict[tuple[str, str | None], CDCSArchive] = {}
 
 def _on_a_site(host: str, user: str | None, password: str | None) -> CDCSArchive:
     """Return the archive on a site; the same one when it is asked for again: nobody is asked for a password twice."""
+    if urlsplit(host).scheme.lower() not in ("http", "https"):
+        raise ArchiveError(f"{printable(host)} is neither a folder nor the address of a CDCS site; correct --archive.")
     key = normalize_host(host), user
     if password is not None or key not in _sites:
         _sites[key] = CDCSArchive(host, user, password)

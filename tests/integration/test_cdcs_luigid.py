@@ -291,6 +291,20 @@ def test_a_server_that_dies_and_comes_back_is_waited_for_by_who_fetches(
     assert traffic.downloads().total() <= len(content) + THREADS
 
 
+def test_a_download_that_breaks_off_in_the_middle_goes_on_when_the_server_is_back(site: Site) -> None:
+    content = {"long trace.bin": random.Random(site.title).randbytes(70 * 2**20), "a.csv": site.title.encode()}
+    publish_beforehand(site, content)
+    parts = site.workshop.folder / "fetched" / f"{site.title}-v0.1.0" / ".rme" / ".partial"
+    process = site.start_fetching()
+    until(process, lambda: any(2**20 < part.stat().st_size < 60 * 2**20 for part in parts.glob("*.part")))
+    site.server.kill()
+    assert process.poll() is None
+    site.server.start()
+    outcome = ends(process)
+    assert outcome.code == 0, outcome.output
+    assert site.fetched() == content
+
+
 def told(outcome: Outcome, what: str) -> int:
     """Return how many times a run said something."""
     return outcome.output.count(what)
@@ -302,38 +316,42 @@ def ends_without_a_server(process: "subprocess.Popen[str]") -> Outcome:
     return Outcome(process.returncode, output)
 
 
-def test_a_server_that_dies_for_good_ends_all_runs_and_the_same_commands_move_the_rest(
-    site: Site, luigid: Scheduler, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    # One publishes with luigid and one fetches without, at the same time.
-    published, fetched = files(site.title), files(f"{site.title} of a colleague", 40)
-    site.workshop.project(files=published)
-    colleague = Site(Workshop(tmp_path_factory.mktemp("colleague")), site.server, f"{site.title}-colleague")
-    publish_beforehand(colleague, fetched)
-    traffic = Traffic(site.server)
-    runs = [site.start(), colleague.start_fetching()]
-    try:
-        until(runs[0], lambda: traffic.uploads() >= 3)
-        until(runs[1], lambda: traffic.downloads().total() >= 3)
-        site.server.kill()
-        outcomes = [ends_without_a_server(run) for run in runs]
-    finally:
-        colleague.close()
+def assert_ends_by_telling_why(site: Site, process: "subprocess.Popen[str]") -> None:
+    """Kill the server of a run in its middle, and bring it back when the run has ended."""
+    site.server.kill()
+    outcome = ends_without_a_server(process)
     site.server.start()
-    for outcome in outcomes:
-        assert outcome.code == 30, outcome.output
-        assert "Traceback" not in outcome.output
-        assert "run the same command again" in outcome.output
-    assert_whole_if_visible(site, published)
-    completes(site.publish, luigid)
-    completes(colleague.fetch, None)
-    assert_published_once(site, published)
-    assert colleague.fetched() == fetched
-    assert traffic.uploads() <= len(published)
-    assert traffic.downloads().total() <= len(published) + len(fetched) + THREADS
+    assert outcome.code == 30, outcome.output
+    assert "Traceback" not in outcome.output
+    assert "run the same command again" in outcome.output
     # The blobs that were on their way may each say why; those that were not begun have nothing to add.
-    for outcome in outcomes:
-        assert 1 <= told(outcome, "run again later") <= THREADS + 1, outcome.output
+    assert 1 <= told(outcome, "run again later") <= THREADS + 1, outcome.output
+
+
+def test_a_server_that_dies_for_good_ends_a_publishing_and_the_same_command_moves_the_rest(
+    site: Site, luigid: Scheduler, traffic: Traffic
+) -> None:
+    content = files(site.title)
+    site.workshop.project(files=content)
+    process = site.start()
+    until(process, lambda: traffic.uploads() >= 3)
+    assert_ends_by_telling_why(site, process)
+    assert_whole_if_visible(site, content)
+    completes(site.publish, luigid)
+    assert traffic.uploads() <= len(content)
+    assert_published_once(site, content)
+
+
+def test_a_server_that_dies_for_good_ends_a_fetching_and_the_same_command_moves_the_rest(site: Site) -> None:
+    content = files(site.title, 40)
+    publish_beforehand(site, content)
+    traffic = Traffic(site.server)
+    process = site.start_fetching()
+    until(process, lambda: traffic.downloads().total() >= 3)
+    assert_ends_by_telling_why(site, process)
+    completes(site.fetch, None)
+    assert site.fetched() == content
+    assert traffic.downloads().total() <= len(content) + THREADS
 
 
 def test_a_server_that_is_dead_is_told_in_one_sentence(site: Site) -> None:

@@ -846,7 +846,7 @@ class TestWhatTheUserGotWrong:
             ({"archive": "~nosuchuser/archive"}, ["~nosuchuser"]),
             ({"archive": "loop"}, ["loop"]),
             ({"archive": "x" * 300}, ["xxx"]),
-            ({"archive": "https://archive.example.org/"}, ["https://archive.example.org/"]),
+            ({"archive": "https://archive.example.org/"}, ["https://archive.example.org"]),
             ({"repeat_release": True}, ["--repeat-release"]),
         ],
         ids=lambda value: ",".join(f"{k}={str(v)[:20]}" for k, v in value.items()) if isinstance(value, dict) else "",
@@ -875,7 +875,7 @@ class TestWhatTheUserGotWrong:
             ({"workspace": "../x"}, ["../x", "workspace"]),
             ({"archive": "arhcive"}, ["arhcive", "not an archive"]),
             ({"archive": "~nosuchuser/archive"}, ["~nosuchuser"]),
-            ({"archive": "ftp://archive.example.org/"}, ["ftp://archive.example.org/"]),
+            ({"archive": "ftp://archive.example.org/"}, ["ftp://archive.example.org", "--archive"]),
             ({"destination": "~nosuchuser/x"}, ["~nosuchuser"]),
             ({"destination": "luigi.cfg"}, ["luigi.cfg"]),
         ],
@@ -963,7 +963,7 @@ class TestTypingErrorsDoNotMakeArchives:
         assert not workshop.archive.exists()
 
     @pytest.mark.parametrize(
-        "archive", ["luigi.cfg", "luigi.cfg/below", "https://archive.example.org/", "~nosuchuser/x", "x" * 300, "loop"]
+        "archive", ["luigi.cfg", "luigi.cfg/below", "https://archive.example.org", "~nosuchuser/x", "x" * 300, "loop"]
     )
     def test_create_archive_refuses_what_cannot_be_one(self, workshop: Workshop, archive: str) -> None:
         (workshop.folder / "loop").symlink_to("loop")
