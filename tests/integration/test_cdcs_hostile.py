@@ -43,6 +43,7 @@ def site(workshop: Workshop, fake: FakeCDCS) -> Site:
     (workshop.folder / "custom").mkdir()
     (workshop.folder / "custom" / "sitecustomize.py").write_text(IMPATIENT)
     workshop.environment["PYTHONPATH"] += f":{workshop.folder / 'custom'}"
+    workshop.environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return Site(workshop, fake, "sample")  # type: ignore[arg-type]
 
 
