@@ -5,7 +5,9 @@ import shutil
 import signal
 from pathlib import Path
 
-from .server import USERS, CDCSServer, cache_folder, install
+from tests.environments import cache_folder
+
+from .server import USERS, CDCSServer, install
 
 
 def main() -> None:

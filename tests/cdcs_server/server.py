@@ -1,7 +1,6 @@
 """Install, start, stop, kill and restart a small CDCS server on loopback."""
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import http.client
@@ -14,9 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.environments import cache_folder, locked
 
 _HERE = Path(__file__).resolve().parent
 _OLDEST_PYTHON = (3, 11)  # of this version of CDCS
@@ -44,22 +44,6 @@ USERS = {
 }
 
 
-def cache_folder() -> Path:
-    """Return where the server's environment is kept between test runs; it may be deleted at any time."""
-    if own := os.environ.get("PIPELINE_TEST_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "release-pipeline-tests"
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep two test runs from installing into the same folder at once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _digest(*files: Path) -> str:
     text = b"\0".join([_python_for_the_server().encode(), *(file.read_bytes() for file in files)])
     return hashlib.sha1(text, usedforsecurity=False).hexdigest()[:12]
@@ -83,7 +67,7 @@ def install() -> Path:
     requirements = _HERE / "requirements.txt"
     venv = cache_folder() / f"server-{_digest(requirements)}"
     python, complete = venv / "bin" / "python", venv / "complete"
-    with _locked(cache_folder()):
+    with locked("server"):
         if not complete.exists():
             # What an interrupted installation left is not to be trusted.
             shutil.rmtree(venv, ignore_errors=True)
@@ -269,7 +253,7 @@ class CDCSServer:
         # Migrations take seconds: they run once, and every later server starts from a copy.
         sources = [*sorted((_HERE / "cdcs_site").glob("*.py")), _HERE / "server.py", _HERE / "requirements.txt"]
         fresh = cache_folder() / f"state-{_digest(*sources)}"
-        with _locked(cache_folder()):
+        with locked("server"):
             if not (fresh / "prepared").exists():
                 shutil.rmtree(fresh, ignore_errors=True)
                 _make_state(python, fresh, {**self._environment(), "CDCS_STATE": str(fresh)})
