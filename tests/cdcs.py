@@ -75,6 +75,22 @@ class Site:
         return {path: data for path, data in found.items() if data is not None and not path.startswith(".rme/")}
 
 
+# Waits between attempts cost no time, and the patience with a silent site is short. There is no setting for either.
+_IMPATIENT = """
+import pipeline.archives.cdcs.http as http
+http.Site.__init__.__kwdefaults__.update(sleep=lambda seconds: None, read_timeout=1.0, attempts=2)
+"""
+
+
+def make_impatient(workshop: Workshop) -> None:
+    """Let the runs of a workshop give up a site soon that does not answer: two attempts, and no pause between them."""
+    folder = workshop.folder / "custom"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_IMPATIENT)
+    workshop.environment["PYTHONPATH"] += f":{folder}"
+    workshop.environment["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
 def told_no_secret(outcome: Outcome) -> Outcome:
     """Return an outcome when nobody's password is in what the run wrote."""
     assert not any(user.password in outcome.output for user in USERS.values())

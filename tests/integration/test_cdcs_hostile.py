@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cdcs import Site
+from tests.cdcs import Site, make_impatient
 from tests.cdcs_server import USERS
 from tests.cdcs_server.fake import FakeSite, Visit
 from tests.cdcs_server.fake_cdcs import TOKEN, FakeCDCS
@@ -17,12 +17,6 @@ from tests.support import Outcome, Workshop, sha1, tree
 DATA = bytes(range(256)) * 400
 GOOD = b"a good file"
 SECRETS = (USERS["alice"].password, TOKEN)
-
-# Waits between attempts cost no time, and the patience with a silent site is short. There is no setting for either.
-IMPATIENT = """
-import pipeline.archives.cdcs.http as http
-http.Site.__init__.__kwdefaults__.update(sleep=lambda seconds: None, read_timeout=1.0, attempts=2)
-"""
 
 
 @pytest.fixture
@@ -40,10 +34,7 @@ def elsewhere() -> Iterator[FakeSite]:
 
 @pytest.fixture
 def site(workshop: Workshop, fake: FakeCDCS) -> Site:
-    (workshop.folder / "custom").mkdir()
-    (workshop.folder / "custom" / "sitecustomize.py").write_text(IMPATIENT)
-    workshop.environment["PYTHONPATH"] += f":{workshop.folder / 'custom'}"
-    workshop.environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    make_impatient(workshop)
     return Site(workshop, fake, "sample")  # type: ignore[arg-type]
 
 

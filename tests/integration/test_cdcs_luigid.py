@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import ReleaseRecordNotFoundError
-from tests.cdcs import PUBLIC, Site, archive_of, described, make_archive, stored
+from tests.cdcs import PUBLIC, Site, archive_of, described, make_archive, make_impatient, stored
 from tests.cdcs_server import CDCSServer
 from tests.luigid import Scheduler, ends, is_batch, wait_until
 from tests.support import Outcome, Workshop, sha1
@@ -331,6 +331,7 @@ def assert_ends_by_telling_why(site: Site, process: "subprocess.Popen[str]") -> 
 def test_a_server_that_dies_for_good_ends_a_publishing_and_the_same_command_moves_the_rest(
     site: Site, luigid: Scheduler, traffic: Traffic
 ) -> None:
+    make_impatient(site.workshop)
     content = files(site.title)
     site.workshop.project(files=content)
     process = site.start()
@@ -343,6 +344,7 @@ def test_a_server_that_dies_for_good_ends_a_publishing_and_the_same_command_move
 
 
 def test_a_server_that_dies_for_good_ends_a_fetching_and_the_same_command_moves_the_rest(site: Site) -> None:
+    make_impatient(site.workshop)
     content = files(site.title, 40)
     publish_beforehand(site, content)
     traffic = Traffic(site.server)
@@ -355,6 +357,7 @@ def test_a_server_that_dies_for_good_ends_a_fetching_and_the_same_command_moves_
 
 
 def test_a_server_that_is_dead_is_told_in_one_sentence(site: Site) -> None:
+    make_impatient(site.workshop)
     site.workshop.project(files=files(site.title))
     site.server.kill()
     for process in [site.start(), site.start_fetching()]:
