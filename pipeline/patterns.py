@@ -89,7 +89,7 @@ def _translate(glob: bytes) -> bytes:
     while place < len(glob):
         char = glob[place : place + 1]
         if char == b"*":
-            stars = re.compile(rb"\*+").match(glob, place).end()  # type: ignore[union-attr]
+            stars = len(glob) - len(glob[place:].lstrip(b"*"))
             alone = glob[place - 1 : place] in (b"", b"/") and glob[stars : stars + 1] in (b"", b"/")
             if stars - place == 1 or not alone:
                 regex += rb"[^/]*"

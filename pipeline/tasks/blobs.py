@@ -105,7 +105,7 @@ class BlobTask(ExplainedTask):
         return count - int(self.blobs) if self.batchable else count + 1
 
     @property
-    def resources(self) -> dict[str, int]:  # type: ignore[override]
+    def resources(self) -> dict[str, int]:  # type: ignore[override]  # Luigi has a plain attribute
         """What the scheduler counts against the limit of a host: the transfers that run at the same time."""
         run = known_run(self.kind, self.manifest)
         taken = run.resources if run else {}

@@ -205,7 +205,7 @@ class CDCSArchive(ArchiveInterface):
         for data in self.curator.query(self._template(RELEASE), query, self._shelf(workspace).workspace):
             with contextlib.suppress(RecordError, InvalidVersionError, InvalidNameError):
                 content = data.content()
-                precedence(content.get("version"))  # type: ignore[arg-type]
+                precedence(str(content.get("version")))
                 names = (content.get("title_versionless"), content.get("title"))
                 if names == (title, record_title(title, content["version"])):
                     yield data, content
