@@ -276,8 +276,7 @@ class CDCSArchive(ArchiveInterface):
                 )
 
     def _refuse_without_blobs(self, record: ReleaseRecord, workspace: str) -> None:
-        described = self._shelf(workspace).described({blob.digest: blob.size for blob in record.blobs})
-        known = {(digest, description.pid) for digest, said in described.items() for description in said}
+        known = self._shelf(workspace).known({blob.digest: blob.size for blob in record.blobs})
         for node in walk_mapping(record.content["project"], record.title):
             properties = node.properties
             if node.item != FOLDER and properties[BYTES] and (properties.get(SHA1), properties.get(PID)) not in known:

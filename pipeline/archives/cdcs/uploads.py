@@ -10,7 +10,7 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from ...errors import ArchiveError, PipelineError, RecordError
 from ...project import source_changed
 from ...release import BYTES, Blob
 from ...transfer import Meter
-from ...workers import Workers
+from ...workers import Item, Workers
 from ..interface import project_source
 from .client import Blob as StoredBlob
 from .client import CDCSClient, Data
@@ -29,7 +29,7 @@ from .http import Ident, NotAllowedError, SiteUnavailableError
 SHA1_KEY, PID_KEY, HANDLE_KEY = "sha1", "blob/PID/", "/handle/"
 # A site gives at most a hundred records in one answer, and a blob may be described more than once.
 _BATCH = 90
-_CONFIRMING = 8
+_AT_ONCE = 8
 
 
 class Description(NamedTuple):
@@ -89,9 +89,7 @@ class BlobShelf:
                     alive[digest] = description
                     return
 
-        with Workers(_CONFIRMING, lambda: None) as workers:
-            for error in workers.each(confirm, found).values():
-                raise error
+        _ask_for_all(confirm, found)
         return alive
 
     def described(self, sizes: Mapping[str, int]) -> dict[str, list[Description]]:
@@ -103,17 +101,29 @@ class BlobShelf:
                 found.setdefault(description.digest, set()).add(description)
         return {digest: sorted(found[digest]) for digest in sizes if digest in found}
 
+    def known(self, sizes: Mapping[str, int]) -> set[tuple[str, str]]:
+        """Return digest and PID of those blobs, digest to size, that are described, by this run or by anybody."""
+        mine = {digest for digest, size in sizes.items() if digest in self._made and self._made[digest].size == size}
+        others = self.described({digest: size for digest, size in sizes.items() if digest not in mine})
+        return {(digest, self._made[digest].pid) for digest in mine} | {
+            (digest, description.pid) for digest, said in others.items() for description in said
+        }
+
     def by_pid(self, pids: Iterable[str]) -> dict[str, Description]:
         """Return what is said of blobs, by their PIDs."""
         return {description.pid: description for description in self._query(PID_KEY, pids)}
 
-    def _query(self, key: str, values: Iterable[str]) -> Iterator[Description]:
+    def _query(self, key: str, values: Iterable[str]) -> list[Description]:
         wanted = list(dict.fromkeys(values))
-        for start in range(0, len(wanted), _BATCH):
+        found: list[Description] = []
+
+        def ask(start: int) -> None:
             query = {key: {"$in": wanted[start : start + _BATCH]}}
-            for data in self._curator.query(self._templates, query, self.workspace, few=True):
-                if (description := _description(data)) is not None:
-                    yield description
+            answer = self._curator.query(self._templates, query, self.workspace, few=True)
+            found.extend(filter(None, map(_description, answer)))
+
+        _ask_for_all(ask, range(0, len(wanted), _BATCH))
+        return found
 
     def _can_be_read(self, description: Description) -> bool:
         """Ask the site for a blob of another user, without reading it where its handle is known."""
@@ -265,6 +275,13 @@ class BlobShelf:
                 if done.is_new and first.pid != done.description.pid:
                     self._curator.delete_blob(done.blob.id)
         return pids
+
+
+def _ask_for_all(ask: Callable[[Item], None], items: Collection[Item]) -> None:
+    """Call `ask` with every item, several at the same time, and raise the first error."""
+    with Workers(_AT_ONCE, lambda: None) as workers:
+        for error in workers.each(ask, items).values():
+            raise error
 
 
 def _extension(path: str) -> str:
