@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 
 from .checksums import HashCache, Stamp, Stream, algorithm, hash_file, hash_files
+from .durable import Staging, make_folders, sync_folder, write_file
 from .errors import BlobDamagedError, BlobsFailedError, InvalidNameError, RecordError, SourceChangedError, printable
 from .names import check_component
 from .release import Blob, ReleaseRecord
-from .transfer import Meter, Move, Silent, Staging, make_folders, move_blobs, sync_folder, write_file
+from .transfer import Meter, Move, Silent, move_blobs
 
 STATE_FOLDER = ".rme"
 OpenBlob = Callable[[Blob, int], AbstractContextManager[Stream]]

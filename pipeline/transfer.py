@@ -6,22 +6,22 @@ final name always holds bytes with the right digest, also after a power failure.
 """
 
 import contextlib
-import errno
-import hashlib
 import io
 import logging
 import os
-import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from .checksums import CHUNK, Stream, algorithm, new_hash, open_regular, read_chunks
+from .durable import Staging, make_folders, sync, sync_folder
 from .errors import BlobDamagedError, BlobError, printable
 from .locks import locks_for
-from .workers import Workers
+from .workers import TICK_SECONDS, Workers
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -31,6 +31,7 @@ log = logging.getLogger("pipeline")
 
 _GROUP_FILES = 512
 _GROUP_BYTES = 2**30
+_LONGEST_UNSYNCED_SECONDS = 2.0
 
 
 class Meter(Protocol):
@@ -96,47 +97,12 @@ class Move:
     wrong: Callable[[], BlobError] = BlobDamagedError
 
 
-class Staging:
-    """The folder where parts are written, on the file system of the final names.
-
-    Parameters
-    ----------
-    folder : Path
-        Made when it is needed, removed by :meth:`clear`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._prefix = os.path.join(folder, "")
-
-    def part(self, digest: str) -> str:
-        """Return the path of the part of a blob."""
-        return f"{self._prefix}{digest}.part"
-
-    def make(self) -> None:
-        """Make the folder, and its parents durable."""
-        for folder in make_folders(self.folder):
-            sync_folder(folder)
-
-    def clear(self) -> None:
-        """Remove the folder with all that interrupted runs left in it, unless another run is using it."""
-        if not self.folder.is_dir():
-            return
-        with contextlib.suppress(OSError):
-            locks_for(self.folder).remove_unless_used(self._remove_parts)
-            self.folder.rmdir()
-
-    def _remove_parts(self) -> None:
-        for part in self.folder.glob("*.part"):
-            part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def file_source(path: str | os.PathLike[str], offset: int) -> Iterator[Stream]:
+def file_source(path: str | os.PathLike[str], offset: int) -> io.FileIO:
     """Open a regular file at `offset` bytes, as a source of a :class:`Move`."""
-    with open(open_regular(path), "rb", buffering=0) as stream:
+    stream = io.FileIO(open_regular(path))
+    if offset:
         stream.seek(offset)
-        yield stream
+    return stream
 
 
 def move_blobs(
@@ -170,12 +136,13 @@ def move_blobs(
     dict
         The blobs that could not be moved, digest to error.
     """
-    failures: dict[str, Exception] = {}
-    with Workers(threads, meter.tick) as workers:
-        mover = _Mover(staging, workers, meter, make_folder or make_folders, chunk)
+    committer = _Committer(staging, threads, meter, make_folder or make_folders)
+    with contextlib.closing(committer), committer.workers, Workers(threads, meter.tick) as workers:
+        mover = _Mover(staging, workers, meter, committer, chunk)
         for group in _groups(moves):
-            failures |= mover.move(group)
-    return failures
+            mover.move(group)
+        committer.finish()
+    return committer.failures
 
 
 def _groups(moves: Sequence[Move]) -> Iterator[list[Move]]:
@@ -192,75 +159,57 @@ def _groups(moves: Sequence[Move]) -> Iterator[list[Move]]:
 
 
 class _Mover:
-    def __init__(
-        self,
-        staging: Staging,
-        workers: Workers,
-        meter: Meter,
-        make_folder: Callable[[Path], Iterable[Path]],
-        chunk: int,
-    ) -> None:
+    """Receives groups of blobs, and hands them to a committer."""
+
+    def __init__(self, staging: Staging, workers: Workers, meter: Meter, committer: "_Committer", chunk: int) -> None:
         self._staging = staging
         self._workers = workers
         self._meter = meter
-        self._make_folder = make_folder
+        self._committer = committer
         self._chunk = chunk
-        self._folders: set[str] = set()
 
-    def move(self, group: list[Move]) -> dict[str, Exception]:
+    def move(self, group: list[Move]) -> None:
         """Move a group: first what nobody else is moving, then, one wait at a time, the rest."""
-        failures: dict[str, Exception] = {}
         try:
             self._staging.make()
             locks = locks_for(self._staging.folder)
             mine = locks.acquire(move.digest for move in group)
         except OSError as error:
             for move in group:
-                self._meter.finished(move.name, 0, error, False)
-            return {move.digest: error for move in group}
+                self._committer.fail(move, error)
+            return
         rest = group
         while True:
-            try:
-                failures |= self._move_locked([move for move in rest if move.digest in mine])
-            finally:
-                locks.release(mine)
+            self._committer.locked |= mine
+            self._receive_all([move for move in rest if move.digest in mine])
             rest = [move for move in rest if move.digest not in mine]
             if not rest:
-                return failures
+                return
+            # Nothing is held while waiting: the other run may be waiting for it.
+            self._committer.finish()
             log.info("%s: another run is moving this; waiting for it.", printable(rest[0].name))
             locks.wait(rest[0].digest, self._meter.tick)
             mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])
 
-    def _move_locked(self, moves: list[Move]) -> dict[str, Exception]:
+    def _receive_all(self, moves: list[Move]) -> None:
         done: list[Move] = []
 
         def receive(move: Move) -> None:
             if move.is_there():
                 self._meter.finished(move.name, move.size, None, False)
+                self._committer.release({move.digest})
                 return
             self._meter.started(move.name, move.size)
             part = self._staging.part(move.digest)
             self._receive(move, part)
             for number in range(1, len(move.targets)):
                 twin = replace(move, source=lambda offset: file_source(part, offset))
-                self._receive(twin, self._part_of_target(move, number), counted=False)
+                self._receive(twin, self._staging.part_of_target(move.digest, number), counted=False)
             done.append(move)
 
-        failures = self._each(receive, moves)
-        failures |= self._commit(done)
-        for move in moves:
-            if move.digest in failures:
-                self._meter.finished(move.name, 0, failures[move.digest], False)
-        for move in done:
-            if move.digest not in failures:
-                self._meter.finished(move.name, move.size, None, True)
-        return failures
-
-    def _part_of_target(self, move: Move, number: int) -> str:
-        return self._staging.part(f"{move.digest}.{number}" if number else move.digest)
-
-    def _each(self, function: Callable[[Move], None], moves: Iterable[Move]) -> dict[str, Exception]:
-        return {move.digest: error for move, error in self._workers.each(function, moves).items()}
+        for move, error in self._workers.each(receive, moves).items():
+            self._committer.fail(move, error)
+        self._committer.commit(done)
 
     def _receive(self, move: Move, part: str, counted: bool = True) -> None:
         """Write the bytes of a blob to its part, going on after what an interrupted run left there."""
@@ -272,7 +221,8 @@ class _Mover:
                 digest = new_hash(algorithm(move.digest))
                 there = self._read_part(move, stream, digest)
                 resumed = there > 0
-                advanced(move.name, there)
+                if there:
+                    advanced(move.name, there)
                 if there < move.size:
                     self._append(move, stream, digest, there, advanced)
                 if digest.hexdigest() == move.digest:
@@ -310,135 +260,123 @@ class _Mover:
         if there < move.size:
             raise move.wrong()
 
-    def _commit(self, done: list[Move]) -> dict[str, Exception]:
-        """Make parts durable, give them their names, make the names durable."""
-        failures = self._each(self._sync_parts, done)
-        folders: dict[str, list[Move]] = {}
-        for move in done:
-            if move.digest in failures:
-                continue
-            try:
-                for number, target in enumerate(move.targets):
-                    folder = os.path.dirname(target)
-                    for changed in (*self._made(folder), folder):
-                        folders.setdefault(changed, []).append(move)
-                    os.replace(self._part_of_target(move, number), target)
-            except Exception as error:
-                failures[move.digest] = error
-        for folder, unsynced in self._workers.each(sync_folder, folders).items():
-            failures |= {move.digest: unsynced for move in folders[folder]}
-        return failures
 
-    def _made(self, folder: str) -> list[str]:
-        if folder in self._folders:
-            return []
-        made = [str(parent) for parent in self._make_folder(Path(folder))]
-        self._folders.add(folder)
-        return made
+class _Committer:
+    """Makes groups of parts durable and gives them their names, while the next group is received.
+
+    The names become durable less often than the bytes, because many are in the same folder. A blob stays locked until
+    its name is.
+
+    Attributes
+    ----------
+    failures : dict
+        The blobs that could not be moved, digest to error.
+    locked : set of str
+        The digests that are locked.
+    workers : Workers
+        The threads that it needs.
+    """
+
+    def __init__(
+        self, staging: Staging, threads: int, meter: Meter, make_folder: Callable[[Path], Iterable[Path]]
+    ) -> None:
+        self.failures: dict[str, Exception] = {}
+        self.locked: set[str] = set()
+        self.workers = Workers(threads, lambda: None)
+        self._staging = staging
+        self._meter = meter
+        self._make_folder = make_folder
+        self._thread = ThreadPoolExecutor(1, "pipeline-commit")
+        self._running: Future[None] | None = None
+        self._made: set[str] = set()
+        self._named: list[Move] = []
+        self._folders: dict[str, list[Move]] = {}
+        self._synced_at = time.monotonic()
+
+    def commit(self, parts: list[Move]) -> None:
+        """Begin to commit blobs of which all parts are written, when those before are committed."""
+        self._wait()
+        self._running = self._thread.submit(self._commit, parts)
+
+    def finish(self) -> None:
+        """Return when everything is committed."""
+        self._wait()
+        self._running = self._thread.submit(self._sync_folders)
+        self._wait()
+
+    def close(self) -> None:
+        """Return when nothing runs any more, and give up the locks."""
+        self._thread.shutdown()
+        self.release(set(self.locked))
+
+    def fail(self, move: Move, error: Exception) -> None:
+        """Note that a blob could not be moved."""
+        self.failures[move.digest] = error
+        self._meter.finished(move.name, 0, error, False)
+        self.release({move.digest})
+
+    def release(self, digests: set[str]) -> None:
+        """Give up the locks on blobs."""
+        if held := digests & self.locked:
+            self.locked -= held
+            locks_for(self._staging.folder).release(held)
+
+    def _wait(self) -> None:
+        while self._running is not None and not wait([self._running], TICK_SECONDS).done:
+            self._meter.tick()
+        if self._running is not None:
+            self._running.result()
+
+    def _commit(self, parts: list[Move]) -> None:
+        unsynced = self.workers.each(self._sync_parts, parts)
+        for move in parts:
+            try:
+                if move in unsynced:
+                    raise unsynced[move]
+                self._name(move)
+                self._named.append(move)
+            except Exception as error:
+                self.fail(move, error)
+        if time.monotonic() - self._synced_at > _LONGEST_UNSYNCED_SECONDS:
+            self._sync_folders()
 
     def _sync_parts(self, move: Move) -> None:
         for number in range(len(move.targets)):
-            fd = os.open(self._part_of_target(move, number), os.O_RDWR | getattr(os, "O_BINARY", 0))
+            part = self._staging.part_of_target(move.digest, number)
+            fd = os.open(part, os.O_RDWR | getattr(os, "O_BINARY", 0))
             try:
                 sync(fd)
             finally:
                 os.close(fd)
+
+    def _name(self, move: Move) -> None:
+        for number, target in enumerate(move.targets):
+            folder = os.path.dirname(target)
+            for changed in (*self._make(folder), folder):
+                self._folders.setdefault(changed, []).append(move)
+            os.replace(self._staging.part_of_target(move.digest, number), target)
+
+    def _make(self, folder: str) -> list[str]:
+        if folder in self._made:
+            return []
+        made = [str(parent) for parent in self._make_folder(Path(folder))]
+        self._made.add(folder)
+        return made
+
+    def _sync_folders(self) -> None:
+        failures: dict[Move, Exception] = {}
+        for folder, error in self.workers.each(sync_folder, self._folders).items():
+            failures |= dict.fromkeys(self._folders[folder], error)
+        for move in self._named:
+            if move in failures:
+                self.fail(move, failures[move])
+            else:
+                self._meter.finished(move.name, move.size, None, True)
+        self.release({move.digest for move in self._named})
+        self._named, self._folders, self._synced_at = [], {}, time.monotonic()
 
 
 def _write(stream: io.FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[stream.write(view) :]
-
-
-def sync(fd: int) -> None:
-    """Return when the bytes of an open file are on the disk itself, not only in its cache."""
-    if sys.platform == "darwin":
-        import fcntl
-
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(fd)
-
-
-def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Return when the names in a folder are on the disk; does nothing where the file system has no way to do that."""
-    if sys.platform == "win32":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(fd)
-
-
-def make_folders(folder: Path) -> list[Path]:
-    """Make a folder and its parents, and return the folders that got a new name in them."""
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return []
-    except FileNotFoundError:
-        made = make_folders(folder.parent)
-        folder.mkdir(exist_ok=True)
-        return [*made, folder.parent]
-    return [folder.parent]
-
-
-def write_file(data: bytes, target: Path, staging: Staging, *, exclusive: bool) -> None:
-    """Write a small file so that it appears whole or not at all, and stays.
-
-    Parameters
-    ----------
-    data : bytes
-        All of it.
-    target : Path
-        Its name; the folder is made.
-    staging : Staging
-        Where it is written first.
-    exclusive : bool
-        Never replace a file of that name.
-
-    Raises
-    ------
-    FileExistsError
-        When `exclusive` is asked for and the name is taken.
-    OSError
-        When it cannot be written.
-    """
-    staging.make()
-    locks = locks_for(staging.folder)
-    key = hashlib.sha1(os.fsencode(target), usedforsecurity=False).hexdigest()
-    locks.wait(key, lambda: None)
-    part = staging.part(key)
-    try:
-        with open(part, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            sync(stream.fileno())
-        made = make_folders(target.parent)
-        if exclusive:
-            _name_exclusively(part, target)
-        else:
-            os.replace(part, target)
-        for folder in (target.parent, *made):
-            sync_folder(folder)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        locks.release([key])
-
-
-def _name_exclusively(part: str, target: Path) -> None:
-    try:
-        os.link(part, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        # No hard links here (FAT, many network drives): the lock that the caller holds keeps other runs away.
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        os.rename(part, target)

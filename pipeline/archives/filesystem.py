@@ -16,6 +16,7 @@ from typing import Any
 from ..checksums import CHUNK, Stream, hash_file, is_digest
 from ..destination import fetch_file
 from ..documents import read_document
+from ..durable import Staging, sync_folder, write_file
 from ..errors import (
     ArchiveError,
     BlobDamagedError,
@@ -28,7 +29,7 @@ from ..errors import (
 from ..names import check_folder_name
 from ..project import source_changed
 from ..release import BYTES, FOLDER, PID, SHA1, Blob, ReleaseRecord, walk_mapping
-from ..transfer import Meter, Move, Silent, Staging, file_source, move_blobs, sync_folder, write_file
+from ..transfer import Meter, Move, Silent, file_source, move_blobs
 from ..versions import matches, parse_expressions, parse_version, precedence
 from .interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, project_source
 

@@ -7,6 +7,7 @@ where an archive can do better.
 import contextlib
 import functools
 import inspect
+import io
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -423,8 +424,7 @@ class ArchiveInterface(ABC):
         release.set_pids(pids)
 
 
-@contextlib.contextmanager
-def project_source(project_directory: Path, path: str, offset: int) -> Iterator[Stream]:
+def project_source(project_directory: str | os.PathLike[str], path: str, offset: int) -> io.FileIO:
     """Open a file of a project at `offset` bytes.
 
     Raises
@@ -433,14 +433,9 @@ def project_source(project_directory: Path, path: str, offset: int) -> Iterator[
         When it is gone.
     """
     try:
-        source = file_source(os.path.join(project_directory, path), offset)
-        stream = source.__enter__()
+        return file_source(os.path.join(project_directory, path), offset)
     except FileNotFoundError:
         raise source_vanished() from None
-    try:
-        yield stream
-    finally:
-        source.__exit__(None, None, None)
 
 
 def _raise_failures(failures: Mapping[str, Exception]) -> None:

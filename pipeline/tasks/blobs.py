@@ -1,6 +1,7 @@
 """One Luigi task for each blob. Luigi hands them out in batches; a batch names its members in the manifest."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, ClassVar
 
 import luigi
@@ -13,7 +14,7 @@ from .runs import Run, known_run, run_of
 
 # A blob of this many bytes moves alone, and before the small ones.
 BIG_BYTES = 64 * 2**20
-_BATCHES_PER_RELEASE = 20
+_BATCHES_PER_RELEASE = 8
 _SMALLEST_BATCH = 200
 
 
@@ -49,6 +50,9 @@ class BlobTarget(luigi.Target):
         return f"{self.blob.paths[0]} ({self.blob.digest})"
 
 
+_NAMES = {"release", "manifest", "blobs", "path"}
+
+
 class BlobTask(ExplainedTask):
     """The moving of one blob, or of a batch of them."""
 
@@ -68,10 +72,29 @@ class BlobTask(ExplainedTask):
             cls._params = super().get_params()
         return cls._params  # type: ignore[return-value]
 
+    @classmethod
+    def get_param_values(
+        cls, params: list[tuple[str, luigi.Parameter]], args: list[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return the values of the parameters, at once where all are named."""
+        if args or kwargs.keys() != _NAMES:
+            return super().get_param_values(params, args, kwargs)
+        return [(name, kwargs[name]) for name, _ in params]
+
+    def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
+        """Return the parameters as texts, which they are."""
+        return dict(self.param_kwargs)
+
     @property
     def moving(self) -> Run:
         """The run that this task belongs to."""
         return run_of(self.kind, self.manifest)
+
+    @cached_property
+    def single(self) -> Blob | None:
+        """The blob; None for a batch, and where the manifest is not known here."""
+        run = known_run(self.kind, self.manifest) if self.blobs.isdecimal() else None
+        return run.blobs[int(self.blobs)] if run and int(self.blobs) < len(run.blobs) else None
 
     def members(self) -> list[Blob]:
         """Return the blobs that this task names.
@@ -81,15 +104,15 @@ class BlobTask(ExplainedTask):
         ManifestError
             When the manifest is not known here, or has no such blobs.
         """
+        if self.single is not None:
+            return [self.single]
         known = self.moving.blobs
-        if self.blobs.isdecimal() and int(self.blobs) < len(known):
-            return [known[int(self.blobs)]]
         return [known[number] for number in parse_ranges(self.blobs, len(known))]
 
     @property
     def batchable(self) -> bool:
         """Big blobs run alone."""
-        return self.blobs.isdecimal() and all(blob.size < BIG_BYTES for blob in self._known_members())
+        return self.single is not None and self.single.size < BIG_BYTES
 
     @property
     def max_batch_size(self) -> int:  # type: ignore[override]
@@ -118,14 +141,12 @@ class BlobTask(ExplainedTask):
 
     def complete(self) -> bool:
         """Tell whether all members are in place; where the manifest is not known they are not, and running says so."""
-        members = self._known_members()
-        return bool(members) and all(map(self.moving.is_there, members))
-
-    def _known_members(self) -> list[Blob]:
+        if self.single is not None:
+            return self.moving.is_there(self.single)
         try:
-            return self.members()
+            return all(map(self.moving.is_there, self.members()))
         except ManifestError:
-            return []
+            return False
 
     def perform(self) -> None:
         """Move the members that are not in place."""

@@ -23,7 +23,7 @@ _runs: dict[tuple[type["Run"], str], "Run"] = {}
 
 def hash_cache() -> HashCache:
     """Return the cache of digests of this user."""
-    return HashCache(Path(read_settings().cache_directory) / "digests-1.sqlite3")
+    return HashCache(Path(read_settings().cache_directory) / "digests-2.sqlite3")
 
 
 def manifest_folder() -> Path:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.checksums import Stream
-from pipeline.transfer import Move, Silent, Staging, file_source, move_blobs
+from pipeline.durable import Staging
+from pipeline.transfer import Move, Silent, file_source, move_blobs
 from tests.support import Workshop, assert_archive_is_sound, sha1, tree
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
