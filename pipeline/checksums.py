@@ -160,7 +160,10 @@ def hash_file(
 
 def _chunks(fd: int, size: int) -> Iterator[bytes | memoryview]:
     if size <= CHUNK:
-        while data := os.read(fd, CHUNK):
+        left = size + 1
+        # What ends where it should need not be read once more; what grows is noticed by its stamp.
+        while left > 1 and (data := os.read(fd, left)):
+            left -= len(data)
             yield data
         return
     with open(fd, "rb", buffering=0, closefd=False) as stream:
@@ -229,7 +232,7 @@ def hash_files(
                 workers.check()
 
             began = time.time_ns()
-            digest, stamp = hash_file(folder / path, name, advanced)
+            digest, stamp = hash_file(f"{folder}{os.sep}{path}", name, advanced)
             if stamp != stamps[path]:
                 raise SourceChangedError("it changed while it was being read; run the same command again")
             fresh[path] = digest
@@ -237,7 +240,8 @@ def hash_files(
                 settled.append((path, stamp, digest))
 
         try:
-            failures = workers.each(read, [path for path in stamps if path not in digests])
+            unknown = [path for path in stamps if path not in digests]
+            failures = workers.each(read, unknown, sum(stamps[path].size for path in unknown))
         finally:
             cache.store(folder, settled)
     return digests | fresh, failures

@@ -5,13 +5,12 @@ is made durable in one wave of fsync, then the parts get their final names, then
 final name always holds bytes with the right digest, also after a power failure.
 """
 
-import contextlib
 import io
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from .checksums import CHUNK, Stream, algorithm, new_hash, open_regular, read_ch
 from .durable import Staging, make_folders, sync, sync_folder
 from .errors import BlobDamagedError, BlobError, printable
 from .locks import locks_for
-from .workers import TICK_SECONDS, Workers
+from .workers import Workers
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -136,37 +135,70 @@ def move_blobs(
     dict
         The blobs that could not be moved, digest to error.
     """
-    committer = _Committer(staging, threads, meter, make_folder or make_folders)
-    with contextlib.closing(committer), committer.workers, Workers(threads, meter.tick) as workers:
-        mover = _Mover(staging, workers, meter, committer, chunk)
+    # Two pools, because each learns how many threads help: those that make durable wait more than those that write.
+    with Workers(threads, meter.tick) as workers, Workers(threads, meter.tick) as syncers:
+        mover = _Mover(staging, workers, syncers, meter, make_folder or make_folders, chunk)
         for group in _groups(moves):
             mover.move(group)
-        committer.finish()
-    return committer.failures
+        mover.finish()
+    return mover.failures
 
 
 def _groups(moves: Sequence[Move]) -> Iterator[list[Move]]:
+    most = _most_open_files()
     group: list[Move] = []
-    nbytes = 0
+    files = nbytes = 0
     for move in moves:
-        if len(group) == _GROUP_FILES or nbytes > _GROUP_BYTES:
+        if group and (files + len(move.targets) > most or nbytes > _GROUP_BYTES):
             yield group
-            group, nbytes = [], 0
+            group, files, nbytes = [], 0, 0
         group.append(move)
+        files += len(move.targets)
         nbytes += move.size
     if group:
         yield group
 
 
-class _Mover:
-    """Receives groups of blobs, and hands them to a committer."""
+def _most_open_files() -> int:
+    """Return how many files a group may have: they are open until they are durable."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _GROUP_FILES
+    return max(1, min(_GROUP_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
 
-    def __init__(self, staging: Staging, workers: Workers, meter: Meter, committer: "_Committer", chunk: int) -> None:
+
+class _Mover:
+    """Moves groups of blobs: writes all parts, then makes them durable, then gives them their names.
+
+    The names become durable less often than the bytes, because many are in the same folder.
+
+    Attributes
+    ----------
+    failures : dict
+        The blobs that could not be moved, digest to error.
+    """
+
+    def __init__(
+        self,
+        staging: Staging,
+        workers: Workers,
+        syncers: Workers,
+        meter: Meter,
+        make_folder: Callable[[Path], Iterable[Path]],
+        chunk: int,
+    ) -> None:
+        self.failures: dict[str, Exception] = {}
         self._staging = staging
         self._workers = workers
+        self._syncers = syncers
         self._meter = meter
-        self._committer = committer
+        self._make_folder = make_folder
         self._chunk = chunk
+        self._made: set[str] = set()
+        self._named: list[Move] = []
+        self._changed: dict[str, list[Move]] = {}
+        self._synced_at = time.monotonic()
 
     def move(self, group: list[Move]) -> None:
         """Move a group: first what nobody else is moving, then, one wait at a time, the rest."""
@@ -176,185 +208,79 @@ class _Mover:
             mine = locks.acquire(move.digest for move in group)
         except OSError as error:
             for move in group:
-                self._committer.fail(move, error)
+                self._fail(move, error)
             return
         rest = group
         while True:
-            self._committer.locked |= mine
-            self._receive_all([move for move in rest if move.digest in mine])
+            try:
+                self._move_locked([move for move in rest if move.digest in mine])
+            finally:
+                locks.release(mine)
             rest = [move for move in rest if move.digest not in mine]
             if not rest:
                 return
-            # Nothing is held while waiting: the other run may be waiting for it.
-            self._committer.finish()
             log.info("%s: another run is moving this; waiting for it.", printable(rest[0].name))
             locks.wait(rest[0].digest, self._meter.tick)
             mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])
 
-    def _receive_all(self, moves: list[Move]) -> None:
-        done: list[Move] = []
+    def finish(self) -> None:
+        """Make the names of the moved blobs durable."""
+        failures: dict[Move, Exception] = {}
+        for folder, error in self._syncers.each(sync_folder, self._changed).items():
+            failures |= dict.fromkeys(self._changed[folder], error)
+        for move in self._named:
+            if move in failures:
+                self._fail(move, failures[move])
+            else:
+                self._meter.finished(move.name, move.size, None, True)
+        self._named, self._changed, self._synced_at = [], {}, time.monotonic()
+
+    def _fail(self, move: Move, error: Exception) -> None:
+        self.failures[move.digest] = error
+        self._meter.finished(move.name, 0, error, False)
+
+    def _move_locked(self, moves: list[Move]) -> None:
+        parts: dict[Move, list[int]] = {}
 
         def receive(move: Move) -> None:
             if move.is_there():
                 self._meter.finished(move.name, move.size, None, False)
-                self._committer.release({move.digest})
                 return
             self._meter.started(move.name, move.size)
             part = self._staging.part(move.digest)
-            self._receive(move, part)
+            opened = parts[move] = [self._receive(move, part)]
             for number in range(1, len(move.targets)):
                 twin = replace(move, source=lambda offset: file_source(part, offset))
-                self._receive(twin, self._staging.part_of_target(move.digest, number), counted=False)
-            done.append(move)
+                opened.append(self._receive(twin, self._staging.part_of_target(move.digest, number), counted=False))
 
-        for move, error in self._workers.each(receive, moves).items():
-            self._committer.fail(move, error)
-        self._committer.commit(done)
-
-    def _receive(self, move: Move, part: str, counted: bool = True) -> None:
-        """Write the bytes of a blob to its part, going on after what an interrupted run left there."""
-        advanced = self._meter.advanced if counted else Silent().advanced
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        with open(os.open(part, flags, 0o666), "r+b", buffering=0) as stream:
-            resumed = True
-            while resumed:
-                digest = new_hash(algorithm(move.digest))
-                there = self._read_part(move, stream, digest)
-                resumed = there > 0
-                if there:
-                    advanced(move.name, there)
-                if there < move.size:
-                    self._append(move, stream, digest, there, advanced)
-                if digest.hexdigest() == move.digest:
-                    return
-                advanced(move.name, -move.size)
-                stream.seek(0)
-                stream.truncate()
-        os.unlink(part)
-        raise move.wrong()
-
-    def _read_part(self, move: Move, stream: io.FileIO, digest: "_Hash") -> int:
-        there = os.fstat(stream.fileno()).st_size
-        if there > move.size:
-            stream.truncate(0)
-        elif there:
-            for data in read_chunks(stream, min(self._chunk, there)):
-                digest.update(data)
-                self._workers.check()
-            return there
-        return 0
-
-    def _append(
-        self, move: Move, stream: io.FileIO, digest: "_Hash", there: int, advanced: Callable[[str, int], None]
-    ) -> None:
-        with move.source(there) as source:
-            # One byte more than there should be: a source that has grown is noticed, however long it is by now.
-            for data in read_chunks(source, min(self._chunk, move.size - there + 1)):
-                there += len(data)
-                if there > move.size:
-                    raise move.wrong()
-                _write(stream, data)
-                digest.update(data)
-                advanced(move.name, len(data))
-                self._workers.check()
-        if there < move.size:
-            raise move.wrong()
-
-
-class _Committer:
-    """Makes groups of parts durable and gives them their names, while the next group is received.
-
-    The names become durable less often than the bytes, because many are in the same folder. A blob stays locked until
-    its name is.
-
-    Attributes
-    ----------
-    failures : dict
-        The blobs that could not be moved, digest to error.
-    locked : set of str
-        The digests that are locked.
-    workers : Workers
-        The threads that it needs.
-    """
-
-    def __init__(
-        self, staging: Staging, threads: int, meter: Meter, make_folder: Callable[[Path], Iterable[Path]]
-    ) -> None:
-        self.failures: dict[str, Exception] = {}
-        self.locked: set[str] = set()
-        self.workers = Workers(threads, lambda: None)
-        self._staging = staging
-        self._meter = meter
-        self._make_folder = make_folder
-        self._thread = ThreadPoolExecutor(1, "pipeline-commit")
-        self._running: Future[None] | None = None
-        self._made: set[str] = set()
-        self._named: list[Move] = []
-        self._folders: dict[str, list[Move]] = {}
-        self._synced_at = time.monotonic()
-
-    def commit(self, parts: list[Move]) -> None:
-        """Begin to commit blobs of which all parts are written, when those before are committed."""
-        self._wait()
-        self._running = self._thread.submit(self._commit, parts)
-
-    def finish(self) -> None:
-        """Return when everything is committed."""
-        self._wait()
-        self._running = self._thread.submit(self._sync_folders)
-        self._wait()
-
-    def close(self) -> None:
-        """Return when nothing runs any more, and give up the locks."""
-        self._thread.shutdown()
-        self.release(set(self.locked))
-
-    def fail(self, move: Move, error: Exception) -> None:
-        """Note that a blob could not be moved."""
-        self.failures[move.digest] = error
-        self._meter.finished(move.name, 0, error, False)
-        self.release({move.digest})
-
-    def release(self, digests: set[str]) -> None:
-        """Give up the locks on blobs."""
-        if held := digests & self.locked:
-            self.locked -= held
-            locks_for(self._staging.folder).release(held)
-
-    def _wait(self) -> None:
-        while self._running is not None and not wait([self._running], TICK_SECONDS).done:
-            self._meter.tick()
-        if self._running is not None:
-            self._running.result()
-
-    def _commit(self, parts: list[Move]) -> None:
-        unsynced = self.workers.each(self._sync_parts, parts)
-        for move in parts:
-            try:
-                if move in unsynced:
-                    raise unsynced[move]
-                self._name(move)
-                self._named.append(move)
-            except Exception as error:
-                self.fail(move, error)
-        if time.monotonic() - self._synced_at > _LONGEST_UNSYNCED_SECONDS:
-            self._sync_folders()
-
-    def _sync_parts(self, move: Move) -> None:
-        for number in range(len(move.targets)):
-            part = self._staging.part_of_target(move.digest, number)
-            fd = os.open(part, os.O_RDWR | getattr(os, "O_BINARY", 0))
-            try:
+        def make_durable(move: Move) -> None:
+            for fd in parts[move]:
                 sync(fd)
-            finally:
+
+        try:
+            failures = self._workers.each(receive, moves, sum(move.size for move in moves))
+            failures |= self._syncers.each(make_durable, [move for move in parts if move not in failures])
+        finally:
+            for fd in itertools.chain.from_iterable(parts.values()):
                 os.close(fd)
+        for move in parts:
+            if move not in failures:
+                try:
+                    self._name(move)
+                except Exception as error:
+                    failures[move] = error
+        for move in failures:
+            self._fail(move, failures[move])
+        if time.monotonic() - self._synced_at > _LONGEST_UNSYNCED_SECONDS:
+            self.finish()
 
     def _name(self, move: Move) -> None:
         for number, target in enumerate(move.targets):
             folder = os.path.dirname(target)
             for changed in (*self._make(folder), folder):
-                self._folders.setdefault(changed, []).append(move)
+                self._changed.setdefault(changed, []).append(move)
             os.replace(self._staging.part_of_target(move.digest, number), target)
+        self._named.append(move)
 
     def _make(self, folder: str) -> list[str]:
         if folder in self._made:
@@ -363,20 +289,67 @@ class _Committer:
         self._made.add(folder)
         return made
 
-    def _sync_folders(self) -> None:
-        failures: dict[Move, Exception] = {}
-        for folder, error in self.workers.each(sync_folder, self._folders).items():
-            failures |= dict.fromkeys(self._folders[folder], error)
-        for move in self._named:
-            if move in failures:
-                self.fail(move, failures[move])
-            else:
-                self._meter.finished(move.name, move.size, None, True)
-        self.release({move.digest for move in self._named})
-        self._named, self._folders, self._synced_at = [], {}, time.monotonic()
+    def _receive(self, move: Move, part: str, counted: bool = True) -> int:
+        """Write the bytes of a blob to its part, going on after what an interrupted run left; return it, open."""
+        advanced = self._meter.advanced if counted else Silent().advanced
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        fd = os.open(part, flags, 0o666)
+        try:
+            resumed = True
+            while resumed:
+                digest = new_hash(algorithm(move.digest))
+                there = self._read_part(move, fd, digest)
+                resumed = there > 0
+                if resumed:
+                    advanced(move.name, there)
+                if there < move.size:
+                    self._append(move, fd, digest, there, advanced)
+                if digest.hexdigest() == move.digest:
+                    return fd
+                advanced(move.name, -move.size)
+                os.lseek(fd, 0, os.SEEK_SET)
+                os.ftruncate(fd, 0)
+            # Closed first: Windows removes no open file.
+            os.close(fd)
+            fd = -1
+            os.unlink(part)
+            raise move.wrong()
+        except BaseException:
+            if fd >= 0:
+                os.close(fd)
+            raise
+
+    def _read_part(self, move: Move, fd: int, digest: "_Hash") -> int:
+        there = os.fstat(fd).st_size
+        if there > move.size:
+            os.ftruncate(fd, 0)
+        elif there:
+            with io.FileIO(fd, closefd=False) as stream:
+                for data in read_chunks(stream, min(self._chunk, there)):
+                    digest.update(data)
+                    self._workers.check()
+            return there
+        return 0
+
+    def _append(self, move: Move, fd: int, digest: "_Hash", there: int, advanced: Callable[[str, int], None]) -> None:
+        # One byte more than there should be: a source that has grown is noticed, however long it is by now.
+        chunk = min(self._chunk, move.size - there + 1)
+        with move.source(there) as source:
+            for data in read_chunks(source, chunk):
+                there += len(data)
+                if there > move.size:
+                    raise move.wrong()
+                _write(fd, data)
+                digest.update(data)
+                advanced(move.name, len(data))
+                self._workers.check()
+                if there == move.size and len(data) < chunk and isinstance(source, io.FileIO):
+                    return  # a file that gives less than was asked for has no more
+        if there < move.size:
+            raise move.wrong()
 
 
-def _write(stream: io.FileIO, data: bytes | memoryview) -> None:
+def _write(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
-        view = view[stream.write(view) :]
+        view = view[os.write(fd, view) :]

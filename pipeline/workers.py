@@ -13,14 +13,16 @@ from .errors import PipelineError
 
 Item = TypeVar("Item")
 TICK_SECONDS = 0.2
-# Work begins with few threads, and soon has more where they wait.
-_FIRST_THREADS = 2
-_LOOK_SECONDS = 0.02
-_WAITING = 0.8
+_LOOK_SECONDS = 0.05
+_BUSY = 0.5
+_SMALL_BYTES = 2**16
 
 
 class Workers:
     """Threads for work that waits for disks and networks; a context manager.
+
+    It begins with few threads, and soon has more where they wait. Those that do not wait fight for the interpreter: to
+    read files of 4 KiB that are in memory takes two threads three times as long as one.
 
     Parameters
     ----------
@@ -33,7 +35,7 @@ class Workers:
     def __init__(self, threads: int, tick: Callable[[], None]) -> None:
         self._threads = threads
         self._tick = tick
-        self._useful = min(threads, _FIRST_THREADS)
+        self._useful = 1
         self._stop = threading.Event()
 
     def __enter__(self) -> "Workers":
@@ -55,10 +57,19 @@ class Workers:
         if self._stop.is_set():
             raise InterruptedError(errno.EINTR, "stopped")
 
-    def each(self, function: Callable[[Item], None], items: Iterable[Item]) -> dict[Item, Exception]:
+    def each(self, function: Callable[[Item], None], items: Iterable[Item], nbytes: int = 0) -> dict[Item, Exception]:
         """Call `function` with every item and return the items that failed, with their errors.
 
         After an error that is hopeless, the items that are left fail with it at once.
+
+        Parameters
+        ----------
+        function : callable
+            The work.
+        items : iterable
+            What is worked on.
+        nbytes : int, optional
+            How many bytes are hashed in all. Large pieces are hashed outside of the interpreter, on every processor.
 
         Raises
         ------
@@ -86,32 +97,19 @@ class Workers:
                         hopeless.append(error)
 
         most = min(self._threads, len(todo))
+        if nbytes > _SMALL_BYTES * len(todo):
+            self._useful = min(self._threads, max(self._useful, os.cpu_count() or 1))
         pending = {self._pool.submit(work) for _ in range(min(self._useful, most))}
         while pending:
-            load = _Load()
+            began, busy = time.monotonic(), time.process_time()
             finished, pending = wait(pending, _LOOK_SECONDS if self._useful < most else TICK_SECONDS)
             for future in finished:
                 future.result()
-            if todo and self._useful < most and load.allows_more_than(self._useful):
+            waits = time.process_time() - busy < _BUSY * (time.monotonic() - began)
+            if todo and waits and self._useful < most:
                 more = min(self._useful, most - self._useful)
                 pending |= {self._pool.submit(work) for _ in range(more)}
                 self._useful += more
             self._tick()
         self.check()
         return failures
-
-
-class _Load:
-    """How many processors this process keeps busy from now on.
-
-    Threads that wait for a disk or a network cost nothing. Those that do not wait fight for the interpreter: eight of
-    them take twice as long as one to read files of 4 KiB that are in memory.
-    """
-
-    def __init__(self) -> None:
-        self._began = time.monotonic(), time.process_time()
-
-    def allows_more_than(self, threads: int) -> bool:
-        """Tell whether more than that many threads would help: these wait, or none of them waits for another."""
-        seconds, busy = time.monotonic() - self._began[0], time.process_time() - self._began[1]
-        return busy < _WAITING * seconds or (threads < (os.cpu_count() or 1) and busy > _WAITING * threads * seconds)
