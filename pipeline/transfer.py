@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ log = logging.getLogger("pipeline")
 
 _GROUP_FILES = 512
 _GROUP_BYTES = 2**30
+_LARGE_BYTES = 2**18
 _LONGEST_UNSYNCED_SECONDS = 2.0
 
 
@@ -136,8 +138,9 @@ def move_blobs(
         The blobs that could not be moved, digest to error.
     """
     # Two pools, because each learns how many threads help: those that make durable wait more than those that write.
-    with Workers(threads, meter.tick) as workers, Workers(threads, meter.tick) as syncers:
-        mover = _Mover(staging, workers, syncers, meter, make_folder or make_folders, chunk)
+    hashers = ThreadPoolExecutor(threads, "pipeline-hash")
+    with hashers, Workers(threads, meter.tick) as workers, Workers(threads, meter.tick) as syncers:
+        mover = _Mover(staging, workers, syncers, hashers, meter, make_folder or make_folders, chunk)
         for group in _groups(moves):
             mover.move(group)
         mover.finish()
@@ -184,6 +187,7 @@ class _Mover:
         staging: Staging,
         workers: Workers,
         syncers: Workers,
+        hashers: ThreadPoolExecutor,
         meter: Meter,
         make_folder: Callable[[Path], Iterable[Path]],
         chunk: int,
@@ -192,6 +196,7 @@ class _Mover:
         self._staging = staging
         self._workers = workers
         self._syncers = syncers
+        self._hashers = hashers
         self._meter = meter
         self._make_folder = make_folder
         self._chunk = chunk
@@ -339,8 +344,13 @@ class _Mover:
                 there += len(data)
                 if there > move.size:
                     raise move.wrong()
+                # A large piece is hashed while it is written.
+                hashing = self._hashers.submit(digest.update, data) if len(data) >= _LARGE_BYTES else None
                 _write(fd, data)
-                digest.update(data)
+                if hashing is None:
+                    digest.update(data)
+                else:
+                    hashing.result()
                 advanced(move.name, len(data))
                 self._workers.check()
                 if there == move.size and len(data) < chunk and isinstance(source, io.FileIO):
