@@ -44,6 +44,8 @@ class Destination:
         self.record = record
         self.record_file = folder / STATE_FOLDER / "record.yml"
         self._staging = Staging(folder / STATE_FOLDER / ".partial")
+        # Text, because path objects would cost more than the looking at a file.
+        self._prefix = os.path.join(folder, "")
         self._cache = cache
         self._twins: tuple[str, str] | None = None
         self._check_names()
@@ -91,7 +93,7 @@ class Destination:
 
     def _stamp(self, path: str) -> Stamp | None:
         try:
-            status = os.lstat(self.folder / path)
+            status = os.lstat(self._prefix + path)
         except OSError:
             return None
         return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
@@ -126,7 +128,7 @@ class Destination:
                 digest=blob.digest,
                 size=blob.size,
                 source=lambda offset, blob=blob: open_blob(blob, offset),  # type: ignore[misc]
-                targets=tuple(os.path.join(self.folder, path) for path in blob.paths),
+                targets=tuple(self._prefix + path for path in blob.paths),
                 is_there=lambda blob=blob: self._holds(blob),  # type: ignore[misc]
                 wrong=lambda blob=blob: blob_damaged(blob),  # type: ignore[misc]
             )
@@ -142,7 +144,7 @@ class Destination:
             return all(
                 (stamp := self._stamp(path)) is not None
                 and stamp.size == blob.size
-                and hash_file(self.folder / path, algorithm(blob.digest))[0] == blob.digest
+                and hash_file(self._prefix + path, algorithm(blob.digest))[0] == blob.digest
                 for path in blob.paths
             )
         except (OSError, SourceChangedError):
@@ -166,7 +168,7 @@ class Destination:
             return (
                 self.record_file.read_bytes() == self._record_bytes()
                 and all((stamp := self._stamp(path)) and stamp.size == 0 for path in self.record.empty_files)
-                and all((self.folder / path).is_dir() for path in self.record.folders)
+                and all(os.path.isdir(self._prefix + path) for path in self.record.folders)
             )
         except OSError:
             return False
@@ -187,6 +189,9 @@ class Destination:
         for path in self.record.empty_files:
             self._make_folder((self.folder / path).parent)
             write_file(b"", self.folder / path, self._staging, exclusive=False)
+        # Another run may have been stopped when it had named a file and not made the name durable.
+        for path in ("", *self.record.folders):
+            sync_folder(self._prefix + path)
         write_file(self._record_bytes(), self.record_file, self._staging, exclusive=False)
         self.tidy()
 

@@ -9,6 +9,7 @@ from .errors import InvalidNameError, printable
 _LONGEST_TITLE = 200
 _LONGEST_NAME_BYTES = 255
 
+_SEPARATOR = re.compile(r"[/\\\0]")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\..*)?", re.IGNORECASE)
 _WINDOWS_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]|[ .]$')
 
@@ -108,7 +109,7 @@ def check_component(name: object, where: str, windows: bool = os.name == "nt") -
     ...
     pipeline.errors.InvalidNameError: The name 'nul.txt' in data cannot be used on this system.
     """
-    if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+    if not isinstance(name, str) or name in ("", ".", "..") or _SEPARATOR.search(name):
         raise InvalidNameError(
             f"The name '{printable(name)}' in {printable(where)} is not allowed: "
             "a name cannot be empty, '.' or '..', nor hold '/', '\\' or NUL."

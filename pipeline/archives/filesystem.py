@@ -5,15 +5,16 @@ This is the layout of the earlier tool (rmellipse 0.4.5), which reads what is pu
 are in ``<workspace>/<title>/.partial``, which is gone when nothing runs.
 """
 
+import functools
+import io
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checksums import CHUNK, Stream, hash_file, is_digest
+from ..checksums import CHUNK, hash_file, is_digest
 from ..destination import fetch_file
 from ..documents import read_document
 from ..durable import Staging, sync_folder, write_file
@@ -24,6 +25,7 @@ from ..errors import (
     InvalidVersionError,
     RecordError,
     ReleaseExistsError,
+    SourceChangedError,
     printable,
 )
 from ..names import check_folder_name
@@ -88,15 +90,18 @@ class FileSystemArchive(ArchiveInterface):
             )
 
     def _folder(self, title: str, workspace: str) -> Path:
-        return self.archive_path / check_folder_name(workspace, "workspace") / check_folder_name(title, "title")
+        return _title_folder(self.archive_path, title, workspace)
 
     def _staging(self, title: str, workspace: str) -> Staging:
         return Staging(self._folder(title, workspace) / ".partial")
 
-    def _blob_file(self, digest: str | None, title: str, workspace: str) -> Path:
+    def _blobs_folder(self, title: str, workspace: str) -> str:
+        return _blobs_folder(self.archive_path, title, workspace)
+
+    def _blob_file(self, digest: str | None, title: str, workspace: str) -> str:
         if not is_digest(digest):
             raise RecordError(f"'{printable(digest)}' is not the name of a blob in a file-system archive.")
-        return self._folder(title, workspace) / "blobs" / str(digest)[:2] / str(digest)
+        return f"{self._blobs_folder(title, workspace)}/{str(digest)[:2]}/{digest}"
 
     def get_release_records(
         self,
@@ -141,13 +146,13 @@ class FileSystemArchive(ArchiveInterface):
 
     def find_blobs(self, blobs: Iterable[Blob], title_versionless: str, workspace: str) -> dict[str, str]:
         """Return the PIDs of those blobs that are in the archive with the right size: the digests themselves."""
-        folder = self._folder(title_versionless, workspace) / "blobs"
+        folder = self._blobs_folder(title_versionless, workspace)
         names: dict[str, set[str]] = {}
         found = {}
         for digest, size in ((blob.digest, blob.size) for blob in blobs):
             first = digest[:2]
             if first not in names:
-                names[first] = _names_in(folder / first)
+                names[first] = _names_in(f"{folder}/{first}")
             if digest in names[first] and _has_size(f"{folder}/{first}/{digest}", size):
                 found[digest] = digest
         return found
@@ -186,7 +191,7 @@ class FileSystemArchive(ArchiveInterface):
         meter: Meter,
         chunk: int,
     ) -> dict[str, Exception]:
-        folder = self._folder(title, workspace) / "blobs"
+        folder = self._blobs_folder(title, workspace)
 
         def move(blob: Blob) -> Move:
             target = f"{folder}/{blob.digest[:2]}/{blob.digest}"
@@ -264,6 +269,9 @@ class FileSystemArchive(ArchiveInterface):
                     f"{record.title} was not published: the blob of '{printable(node.path)}' is not in "
                     f"{printable(self.host)} yet; upload the blobs first."
                 )
+        # Another run may have been stopped when it had named a blob and not made the name durable.
+        for first in sorted({blob.digest[:2] for blob in record.blobs}):
+            sync_folder(f"{self._blobs_folder(record.title_versionless, where)}/{first}")
         file = self._record_file(record.title_versionless, record.version, where)
         try:
             write_file(record.dump(), file, self._staging(record.title_versionless, where), exclusive=True)
@@ -276,8 +284,7 @@ class FileSystemArchive(ArchiveInterface):
             self.tidy(record.title_versionless, where)
         return file.as_posix()
 
-    @contextmanager
-    def open_blob(self, blob: Blob, release_record: Record, workspace: str, offset: int = 0) -> Iterator[Stream]:
+    def open_blob(self, blob: Blob, release_record: Record, workspace: str, offset: int = 0) -> io.FileIO:
         """Open a blob as a stream of its bytes from `offset` on.
 
         Raises
@@ -286,12 +293,12 @@ class FileSystemArchive(ArchiveInterface):
             When the archive does not have it.
         """
         file = self._blob_file(blob.pid, release_record["title_versionless"], workspace)
-        if not file.is_file():
+        try:
+            return file_source(file, offset)
+        except (FileNotFoundError, NotADirectoryError, SourceChangedError):
             raise BlobDamagedError(
                 f"its blob {printable(file)} is missing from the archive; restore it and run the same command again"
-            )
-        with file_source(file, offset) as stream:
-            yield stream
+            ) from None
 
     def download_blob(
         self,
@@ -332,6 +339,16 @@ class FileSystemArchive(ArchiveInterface):
         self._staging(title_versionless, workspace).clear()
 
 
+def _title_folder(archive: Path, title: str, workspace: str) -> Path:
+    return archive / check_folder_name(workspace, "workspace") / check_folder_name(title, "title")
+
+
+@functools.lru_cache(maxsize=100)
+def _blobs_folder(archive: Path, title: str, workspace: str) -> str:
+    """Return the folder of the blobs as text: path objects would cost more than to look at a small blob."""
+    return str(_title_folder(archive, title, workspace) / "blobs")
+
+
 def _is_version(text: str) -> bool:
     try:
         parse_version(text)
@@ -340,7 +357,7 @@ def _is_version(text: str) -> bool:
     return True
 
 
-def _names_in(folder: Path) -> set[str]:
+def _names_in(folder: str) -> set[str]:
     try:
         return set(os.listdir(folder))
     except FileNotFoundError:

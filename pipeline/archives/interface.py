@@ -12,6 +12,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -265,12 +266,17 @@ class ArchiveInterface(ABC):
         """
         record.dump()
 
-    @contextlib.contextmanager
-    def open_blob(self, blob: Blob, release_record: Record, workspace: str, offset: int = 0) -> Iterator[Stream]:
+    def open_blob(
+        self, blob: Blob, release_record: Record, workspace: str, offset: int = 0
+    ) -> AbstractContextManager[Stream]:
         """Open a blob as a stream of its bytes from `offset` on. The reader verifies them.
 
         By default the blob is downloaded into a temporary file first.
         """
+        return self._open_downloaded(blob, release_record, workspace, offset)
+
+    @contextlib.contextmanager
+    def _open_downloaded(self, blob: Blob, release_record: Record, workspace: str, offset: int) -> Iterator[Stream]:
         with tempfile.TemporaryDirectory() as folder:
             target, status = Path(folder) / "blob", dict[str, Any]()
             self.download_blob(

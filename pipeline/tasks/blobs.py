@@ -1,5 +1,6 @@
 """One Luigi task for each blob. Luigi hands them out in batches; a batch names its members in the manifest."""
 
+import gc
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, ClassVar
@@ -161,7 +162,10 @@ class BlobTask(ExplainedTask):
 def tasks_for(task: type[BlobTask], run: Run) -> list[Any]:
     """Return the tasks for all blobs of a run, in the order of its manifest."""
     digest, title = run.manifest.digest, run.record.title
-    return [
+    tasks = [
         task(release=title, manifest=digest, blobs=str(number), path=blob.paths[0])
         for number, blob in enumerate(run.blobs)
     ]
+    # All of this stays to the end; Python need not look through it for garbage again and again.
+    gc.freeze()
+    return tasks

@@ -5,19 +5,25 @@ most when so many parts, blobs or bytes are visible. What a run wrote is told by
 """
 
 import contextlib
+import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from pipeline.checksums import Stream
+from pipeline import FileSystemArchive
+from pipeline.checksums import HashCache, Stream
+from pipeline.destination import Destination
 from pipeline.durable import Staging
+from pipeline.release import ReleaseRecord
 from pipeline.transfer import Move, Silent, file_source, move_blobs
 from tests.support import Workshop, assert_archive_is_sound, sha1, tree
 
@@ -369,3 +375,49 @@ def test_of_a_damaged_part_everything_is_read_again(tmp_path: Path) -> None:
     source = move_with_part(tmp_path, data, b"x" + data[1:60_000])
     assert source.offsets == [60_000, 0]
     assert source.nbytes == 140_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the name of an open folder is asked of Linux")
+class TestAnotherRunWasStoppedBeforeItsNamesWereDurable:
+    """A name that can be seen may be gone after a power failure, until its folder is on the disk."""
+
+    FILES: ClassVar = {"a.csv": b"1", "deep/er/b.csv": b"2", "deep/c.csv": b"3"}
+
+    @staticmethod
+    def synced_folders(monkeypatch: pytest.MonkeyPatch, record: Path) -> set[str]:
+        """Return a set that gets the name of every folder that is made durable while the record cannot be seen."""
+        synced: set[str] = set()
+        fsync = os.fsync
+
+        def remember(fd: int) -> None:
+            fsync(fd)
+            if stat.S_ISDIR(os.fstat(fd).st_mode) and not record.exists():
+                synced.add(os.readlink(f"/proc/self/fd/{fd}"))
+
+        monkeypatch.setattr(os, "fsync", remember)
+        return synced
+
+    def test_whoever_publishes_the_record_makes_them_durable(
+        self, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        workshop.project(files=self.FILES)
+        assert workshop.publish().code == 0
+        file = workshop.record_file()
+        record = json.loads(file.read_bytes())
+        file.unlink()
+        synced = self.synced_folders(monkeypatch, file)
+        assert FileSystemArchive(workshop.archive).upload_release_record(record) == str(file)
+        assert {str(workshop.blob_file(data).parent) for data in self.FILES.values()} <= synced
+
+    def test_whoever_completes_a_fetch_makes_them_durable(
+        self, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        workshop.project(files=self.FILES)
+        assert workshop.publish().code == 0
+        assert workshop.fetch().code == 0
+        (folder,) = (workshop.folder / "fetched").iterdir()
+        (folder / ".rme" / "record.yml").unlink()
+        synced = self.synced_folders(monkeypatch, folder / ".rme" / "record.yml")
+        record = ReleaseRecord.parse(workshop.record_file().read_bytes(), "record")
+        Destination(folder, record, HashCache(None)).finish()
+        assert {str((folder / path).parent) for path in self.FILES} <= synced
