@@ -224,6 +224,7 @@ class _Mover:
             rest = [move for move in rest if move.digest not in mine]
             if not rest:
                 return
+            self.finish()
             log.info("%s: another run is moving this; waiting for it.", printable(rest[0].name))
             locks.wait(rest[0].digest, self._meter.tick)
             mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])
