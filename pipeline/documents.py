@@ -47,16 +47,18 @@ def dump_mapping(content: Mapping[str, Any]) -> bytes:
     """
     _check_keys(content)
     try:
-        lines = ",\n".join(
-            f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-            for key, value in content.items()
-        )
-        text = _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", f"{{\n{lines}\n}}\n")
-        if _POINTLESS.search(text):
-            text = _STRING_OR_POINTLESS.sub(lambda match: f"{match[1]}.0{match[2]}" if match[2] else match[0], text)
-        return text.encode()
+        pieces = [piece for key, value in content.items() for piece in (b",\n", _dump(key), b": ", _dump(value))]
+        return b"".join([b"{\n", *pieces[1:], b"\n}\n"])
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"The record cannot be written as JSON: {printable(error)}.") from None
+
+
+def _dump(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    if _POINTLESS.search(text):
+        text = _STRING_OR_POINTLESS.sub(lambda match: f"{match[1]}.0{match[2]}" if match[2] else match[0], text)
+    return text.encode()
 
 
 def _check_keys(content: Mapping[str, Any]) -> None:

@@ -67,6 +67,8 @@ class Manifest:
                 part = folder / f"{self.digest}.{os.getpid()}"
                 part.write_bytes(self._data)
                 part.replace(folder / self.digest)
+        # Of a large release it takes a lot of memory, and it can be made again.
+        self.__dict__.pop("_data", None)
 
     def remove(self, folder: Path) -> None:
         """Remove what :meth:`save` wrote."""

@@ -104,7 +104,8 @@ def _node(folder: str, name: object, properties: Any, where: str) -> Node:
         raise RecordError(f"{printable(where)}: '{printable(path)}' has no {ITEM} of {FOLDER}, {FILE} or {HDF5_FILE}.")
     if properties.get(PATH, path) != path or len(path.encode()) > _MAX_PATH_BYTES:
         raise RecordError(f"{printable(where)}: '{printable(path)}' has the wrong {PATH} or a path that is too long.")
-    return Node(path, properties[ITEM], properties)
+    # The same text as in the record, so that it takes memory once.
+    return Node(properties.get(PATH, path), properties[ITEM], properties)
 
 
 class ReleaseRecord:

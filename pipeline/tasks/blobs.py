@@ -83,8 +83,8 @@ class BlobTask(ExplainedTask):
         return [(name, kwargs[name]) for name, _ in params]
 
     def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
-        """Return the parameters as texts, which they are."""
-        return dict(self.param_kwargs)
+        """Return the parameters as texts, which they are; no copies, because there are very many."""
+        return self.param_kwargs
 
     @property
     def moving(self) -> Run:
