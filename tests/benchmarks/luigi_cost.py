@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ class BlobCost(NamedTuple):
 
 def start_cost(rounds: int, folder: Path, say: Say) -> Start:
     """Measure the start, with a release of one file."""
-    published = _Published(Case("start", 1, 1), folder)
+    published = Published(Case("start", 1, 1), folder)
     commands = {
         "luigi": [sys.executable, "-c", "import luigi"],
         "pipeline": [sys.executable, "-c", "import luigi, pipeline"],
@@ -60,7 +60,7 @@ def start_cost(rounds: int, folder: Path, say: Say) -> Start:
 
 def blob_cost(case: Case, rounds: int, folder: Path, start: Start, say: Say) -> BlobCost:
     """Measure the publishing of blobs that are all in the archive, each time without the record."""
-    published = _Published(case, folder)
+    published = Published(case, folder)
     publish: list[Cost] = []
     nothing: list[Cost] = []
     for number in range(rounds):
@@ -74,23 +74,24 @@ def blob_cost(case: Case, rounds: int, folder: Path, start: Start, say: Say) -> 
     return BlobCost(case.files, without, with_record, above_start, above_nothing)
 
 
-class _Published:
+class Published:
     """A published release."""
 
     def __init__(self, case: Case, folder: Path) -> None:
         self._place = Place(Path(tempfile.mkdtemp(prefix="luigi-", dir=folder)))
         make_project(self._place.project, case)
-        workshop = Workshop(self._place.folder)
-        self.command = workshop.command(
+        self.workshop = Workshop(self._place.folder)
+        self.command = self.workshop.command(
             "PublishRelease",
             project_directory=self._place.project,
             title="sample",
             release_version="1.0.0",
             create_archive=True,
         )
-        self.record = workshop.record_file("1.0.0")
+        self.record = self.workshop.record_file("1.0.0")
         self.measure(self.command)
 
-    def measure(self, command: list[str]) -> Cost:
+    def measure(self, command: list[str], variables: Mapping[str, str] | None = None) -> Cost:
+        """Run a command in the folder of the release, with more environment variables."""
         os.sync()
-        return measure(command, self._place.folder, Pipeline().environment(self._place))
+        return measure(command, self._place.folder, {**Pipeline().environment(self._place), **(variables or {})})

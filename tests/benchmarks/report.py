@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.benchmarks.data import seconds_per_new_file
 from tests.benchmarks.luigi_cost import BlobCost, Start
+from tests.benchmarks.luigid_cost import LuigidCost
 from tests.benchmarks.measuring import Cost
 from tests.benchmarks.running import Findings
 from tests.benchmarks.ways import OPERATIONS, Way
@@ -77,7 +78,7 @@ def markdown(findings: Findings, ways: Sequence[Way]) -> str:
     return "\n\n".join([f"## {findings.case}", *tables, *notes]) + "\n"
 
 
-def luigi_markdown(start: Start, blobs: Iterable[BlobCost]) -> str:
+def luigi_markdown(start: Start, blobs: Iterable[BlobCost], through_luigid: Iterable[LuigidCost]) -> str:
     """Return the tables of what Luigi costs."""
     starts = [
         ['`python -c "import luigi"`', f"{start.luigi.seconds:.2f}", ""],
@@ -96,6 +97,12 @@ def luigi_markdown(start: Start, blobs: Iterable[BlobCost]) -> str:
     heading = ["blobs, all in the archive", "without the record s", "with it s"]
     heading += ["ms per blob over the start", "ms per blob over a no-op", "peak MB"]
     tables = [table(["start", "seconds", "more than Luigi"], starts)] + ([table(heading, costs)] if costs else [])
+    through = [
+        [f"{cost.blobs:,}", _seconds(cost.publish), _seconds(cost.calls), f"{cost.ratio:.2f}"]
+        for cost in through_luigid
+    ]
+    if through:
+        tables.append(table(["blobs, through luigid", "publish s", "bare calls s", "ratio without starts"], through))
     return "\n\n".join(["## What Luigi costs", *tables]) + "\n"
 
 
@@ -134,8 +141,11 @@ def as_json(findings: Findings) -> dict[str, Any]:
     return {"case": findings.case, "operations": operations, "failed": dict(findings.failed)}
 
 
-def luigi_as_json(start: Start, blobs: Iterable[BlobCost]) -> dict[str, Any]:
+def luigi_as_json(start: Start, blobs: Iterable[BlobCost], through_luigid: Iterable[LuigidCost]) -> dict[str, Any]:
     """Return what Luigi costs, for JSON."""
     costs = [{**cost._asdict(), "publish": cost.publish._asdict(), "nothing": cost.nothing._asdict()} for cost in blobs]
     starts = {name: cost._asdict() for name, cost in start._asdict().items()}
-    return {"start": {**starts, "added": start.added}, "blobs": costs}
+    through = [
+        {**cost._asdict(), "publish": cost.publish._asdict(), "calls": cost.calls._asdict()} for cost in through_luigid
+    ]
+    return {"start": {**starts, "added": start.added}, "blobs": costs, "luigid": through}
