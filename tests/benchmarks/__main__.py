@@ -18,8 +18,9 @@ from tests.benchmarks import report
 from tests.benchmarks.data import CASES
 from tests.benchmarks.luigi_cost import BlobCost, blob_cost, start_cost
 from tests.benchmarks.luigid_cost import luigid_cost
+from tests.benchmarks.plot import plot
 from tests.benchmarks.running import installed_ways, run_case, version_of
-from tests.benchmarks.ways import WAYS
+from tests.benchmarks.ways import WAYS, Pipeline
 
 _MANY_BLOBS = ("S", "H")
 
@@ -52,6 +53,8 @@ def main() -> None:
             print(report.markdown(findings, ways), flush=True)
             results["cases"].append(report.as_json(findings))
             _save(results, options.json)
+            if options.plot and case == cases[0]:
+                options.plot.write_text(plot(results["cases"][0], Pipeline.name), encoding="utf-8")
         start = start_cost(options.rounds, folder, say)
         blobs: list[BlobCost] = [
             blob_cost(case, options.rounds, folder, start, say) for case in cases if case.name in _MANY_BLOBS
@@ -78,6 +81,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default: 5)")
     parser.add_argument("--scale", type=float, default=1.0, help="fewer files, such as 0.02, for a try")
     parser.add_argument("--json", type=Path, help="write the results to this file too")
+    parser.add_argument("--plot", type=Path, help="draw the first case into this file, as SVG")
     parser.add_argument("--folder", type=Path, help="where to work; a disk, because in memory fsync costs nothing")
     return parser.parse_args()
 

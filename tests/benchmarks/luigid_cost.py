@@ -20,8 +20,8 @@ for number in range(int(sys.argv[2])):
     params = {"release": "sample-v1.0.0", "manifest": "0" * 40, "blobs": str(number), "path": f"data/{number}.bin"}
     scheduler.add_task(
         worker="bare", task_id=f"Bare_{number}", status="DONE", deps=None, runnable=False, priority=number,
-        resources={}, params=params, family="Bare", module="bare", batchable=True, retry_policy_dict={}, accepts_messages=False,
-        owners=[], param_visibilities=dict.fromkeys(params, 0),
+        resources={}, params=params, family="Bare", module="bare", batchable=True, retry_policy_dict={},
+        accepts_messages=False, owners=[], param_visibilities=dict.fromkeys(params, 0),
     )
 """
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the system does
 def test_every_operation_is_measured(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks", "--cases", "S", "--scale", "0.0005", "--rounds", "1"]
     command += ["--ways", "pipeline", "bare", "--folder", tmp_path / "work", "--json", tmp_path / "results.json"]
+    command += ["--plot", tmp_path / "results.svg"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "S: 5 of 4 KiB" in ended.stdout
@@ -34,6 +36,9 @@ def test_every_operation_is_measured(tmp_path: Path) -> None:
             assert len(found["rounds"]) == 1
             assert all(value > 0 for value in found["median"].values())
     assert [cost["blobs"] for cost in results["luigi"]["blobs"]] == [5]
+    assert [cost["blobs"] for cost in results["luigi"]["luigid"]] == [5]
+    bars = ElementTree.parse(tmp_path / "results.svg").iter("{http://www.w3.org/2000/svg}rect")
+    assert [bar.get("class") for bar in bars] == ["ours", "other"] * (len(OPERATIONS) - 1), "nothing of ours audits yet"
     assert list((tmp_path / "work").iterdir()) == [], "it cleans up"
 
 
