@@ -13,8 +13,10 @@ from .errors import PipelineError
 
 Item = TypeVar("Item")
 TICK_SECONDS = 0.2
+# So often it is asked whether more threads would help. They do where less than this share of one processor is busy.
 _LOOK_SECONDS = 0.05
 _BUSY = 0.5
+# Work on pieces of more bytes than this is mostly done outside of the interpreter.
 _SMALL_BYTES = 2**16
 
 
