@@ -96,7 +96,9 @@ def test_a_running_batch_says_how_far_it_is(workshop: Workshop, scheduler: Sched
 
         def speaking() -> list[dict[str, Any]]:
             tasks = scheduler.tasks("UploadBlob", "RUNNING", "BATCH_RUNNING").values()
-            return [task for task in tasks if "3 of 4 blobs" in (task["status_message"] or "")]
+            # The percentage is told just after the message.
+            told = [task for task in tasks if "3 of 4 blobs" in (task["status_message"] or "")]
+            return [task for task in told if task["progress_percentage"] is not None]
 
         told = scheduler.wait_until(speaking, "a batch says how far it is")
         for task in told:

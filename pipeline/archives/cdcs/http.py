@@ -356,7 +356,9 @@ class Site:
             # Following would turn a write into a read, or repeat the password elsewhere.
             raise ArchiveError(f"{show_url(url)} redirects to {show_url(target)}; use the address that the site uses.")
         if "login" in urlsplit(target).path.lower():
-            raise CredentialsError(f"{show_url(url)} asks for a login; give a user who may read it, or ask the site.")
+            error = CredentialsError(f"{show_url(url)} asks for a login; give a user who may read it, or ask the site.")
+            error.is_hopeless = False  # it may be the only one that does
+            raise error
         if there not in (origin, self._origin) and not upgraded:
             raise ArchiveError(f"{show_url(url)} redirects to another host, {show_url(target)}, which is not followed.")
         return target
