@@ -98,7 +98,7 @@ def publish(place: Path, case: Case, server: CDCSServer) -> Cost:
     command = workshop.command(
         "PublishRelease",
         project_directory=project,
-        title=f"t{place.name.replace('_', '-')}",
+        title=f"t{place.name.replace('_', '-')}x",
         release_version="1.0.0",
         archive=server.base_url,
         pipeline_threads=case.threads,
