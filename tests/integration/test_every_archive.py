@@ -953,11 +953,16 @@ def lose_pid(project: Record) -> None:
     del project["a.csv"]["/bpid/"]
 
 
+def other_pid(project: Record) -> None:
+    pid = project["a.csv"]["/bpid/"]
+    project["a.csv"]["/bpid/"] = pid[:-1] + ("1" if pid.endswith("0") else "0")
+
+
 NOT_THERE: dict[str, Callable[[Record], object]] = {
     "no PID": lambda project: project["a.csv"].update({"/bpid/": None}),
     "PID left out": lose_pid,
     "PID of nothing": lambda project: project["a.csv"].update({"/bpid/": "0" * 40}),
-    "PID that looks real": lambda project: project["a.csv"].update({"/bpid/": project["a.csv"]["/bpid/"][:-1] + "0"}),
+    "PID that looks real": other_pid,
     "PID of the other file": lambda project: project["a.csv"].update({"/bpid/": project["b.csv"]["/bpid/"]}),
     "PID of the other file for a twin": lambda project: project["twin.csv"].update(
         {"/bpid/": project["b.csv"]["/bpid/"]}
