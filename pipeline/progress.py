@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .errors import printable
+from .logs import LogHandler
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -174,21 +175,10 @@ class Progress:
             self._bars.pop().close()
 
 
-class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes log lines to the standard error stream, above the bars."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "tqdm" in sys.modules:
-            with sys.modules["tqdm"].tqdm.external_write_mode(file=self.stream):
-                super().emit(record)
-        else:
-            super().emit(record)
-
-
 def speak_up() -> None:
     """Show what this package logs, and an interrupt in one line, where the program has not arranged for it."""
     if not log.hasHandlers():
-        log.addHandler(_Handler(sys.stderr))
+        log.addHandler(LogHandler(sys.stderr))
         log.setLevel(logging.INFO)
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _explain_interrupt

@@ -7,6 +7,8 @@ import re
 from typing import Any, Generic, Protocol, TypeVar
 
 import luigi
+import luigi.interface
+from luigi.rpc import RPCError
 
 from ..archives import ArchiveInterface, get_interface, is_url
 from ..credentials import announce_hosts
@@ -17,18 +19,31 @@ from .runs import AnyRun
 
 
 class _WithoutTraceback(logging.Filter):
-    """Lets Luigi log an error that explains itself without the traceback."""
+    """Lets Luigi log an error that can be explained without the traceback."""
+
+    _told: BaseException | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, PipelineError):
-            record.msg, record.args, record.exc_info, record.exc_text = str(error), (), None, None
-        return True
+        if isinstance(error, (PipelineError, RPCError)):
+            text = _NO_LUIGID if isinstance(error, RPCError) else str(error)
+            record.msg, record.args, record.exc_info, record.exc_text = text, (), None, None
+        elif error is None:
+            record.exc_info = None  # of an attempt to reach luigid, where Luigi has none at hand
+        again = isinstance(error, RPCError) and error is self._told
+        self._told = error
+        return not again
 
 
 _HIDDEN = "***"
+_NO_LUIGID = (
+    "luigid, the central scheduler, cannot be reached; start it, or correct scheduler_host and scheduler_port in the "
+    "section [core] of luigi.cfg, and run the same command again."
+)
 
 logging.getLogger("luigi-interface").addFilter(_WithoutTraceback())
+# Luigi reads these where it needs them, and warns that it does not.
+luigi.interface.core.ignore_unconsumed |= {"rpc_connect_timeout", "rpc_retry_attempts", "rpc_retry_wait"}
 
 
 class TextsParameter(luigi.Parameter):
