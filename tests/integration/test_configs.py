@@ -193,6 +193,16 @@ def test_a_night_copies_what_the_mirror_lacks_and_tells_it_once_with_the_time(ma
     assert STAMP.search((machine.folder / "output").read_text())
 
 
+def test_the_readme_tells_how_to_see_what_a_night_would_do(machine: Machine) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = (line for line in readme.splitlines() if line.startswith("LUIGI_CONFIG_PATH="))
+    command = command.replace("/etc/release-pipeline", str(machine.etc)).replace("luigi --", ".venv/bin/luigi --")
+    outcome = machine.shell(command, {})
+    assert outcome.code == 0, outcome.output
+    assert "2 of 2 would be copied to mirror" in outcome.output
+    assert all(file.partition("/")[0] in readme for file in FILES)
+
+
 def test_what_luigid_knows_survives_its_restart(machine: Machine) -> None:
     assert machine.night().code == 0
     before = {name: machine.tasks(name) for name in ("MirrorArchive", "MirrorBlob")}
