@@ -69,11 +69,15 @@ class Run(ABC):
 
     Attributes
     ----------
+    rank : int
+        Of several runs, one with a higher rank moves all of its blobs first.
     threads : int
         How many blobs move at the same time.
     resources : dict
         What a batch takes of the limits in ``[resources]``, name to number of transfers.
     """
+
+    rank: int = 0
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         self.manifest = manifest
