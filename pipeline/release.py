@@ -8,6 +8,8 @@ under the ``.yml`` name that the earlier tool (rmellipse 0.4.5) reads; what is n
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import yaml
+
 from .checksums import is_digest, new_hash
 from .documents import dump_mapping, load_mapping
 from .errors import InvalidNameError, InvalidVersionError, RecordError, printable
@@ -204,6 +206,14 @@ class ReleaseRecord:
     def dump(self) -> bytes:
         """Return the record as the bytes that are stored: JSON that YAML reads as the same."""
         return dump_mapping(self.content)
+
+    def dump_any(self) -> bytes:
+        """Return the record as the bytes that a fetched release keeps: YAML where it has no JSON form."""
+        try:
+            return self.dump()
+        except RecordError:
+            # The earlier tool keeps attributes of HDF5 files, and these may be NaN.
+            return yaml.safe_dump(self.content, allow_unicode=True, sort_keys=False).encode()
 
     def same_release(self, other: "ReleaseRecord") -> bool:
         """Tell whether two records describe the same release, wherever its blobs are stored.
