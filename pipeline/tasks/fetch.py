@@ -13,7 +13,7 @@ from ..names import check_folder_name, normalize_title, record_title
 from ..progress import format_bytes, log
 from ..settings import full_path
 from ..versions import parse_expressions
-from .base import PlannedTask
+from .base import ReleaseTask
 from .blobs import BlobTask, tasks_for
 from .required import Shelf, choose, keep
 from .runs import FetchRun, manifest_folder
@@ -25,7 +25,7 @@ class DownloadBlob(BlobTask):
     kind = FetchRun
 
 
-class FetchRelease(PlannedTask[FetchRun]):
+class FetchRelease(ReleaseTask[FetchRun]):
     """Fetch the newest release that satisfies a version expression into ``<destination>/<title>-v<version>/``."""
 
     title = luigi.OptionalStrParameter(default=None, description="Title of the release.")

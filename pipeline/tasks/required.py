@@ -1,6 +1,5 @@
 """Which releases a fetch with requirements gets: those of its lock file, or the newest that fit together."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -85,8 +84,7 @@ class Shelf:
     def _look_up(self, title: str, version: str) -> _Facts:
         if (title, version) not in self._facts:
             record = self.asked(version) if title == self.title else self._read(title, version)
-            digest = hashlib.sha1(record.dump_any(), usedforsecurity=False).hexdigest()
-            self._facts[title, version] = _Facts(digest, parse_requirements(record.content, self.workspace))
+            self._facts[title, version] = _Facts(record.digest, parse_requirements(record.content, self.workspace))
         return self._facts[title, version]
 
     def _read(self, title: str, version: str) -> ReleaseRecord:
