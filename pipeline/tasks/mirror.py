@@ -82,6 +82,10 @@ class MirrorReleaseRecord(_BetweenArchives):
         manifest = Manifest(destination, None, self.workspace_there(), "", record, source, self.workspace)
         return MirrorRun(manifest, there)
 
+    def complete(self) -> bool:
+        """Tell whether the destination has the release; what was copied here is not looked up again."""
+        return (self.done is not None and self.done.is_finished()) or super().complete()
+
     def requirements(self, plan: MirrorRun) -> list[Any]:
         """Return the task of every blob."""
         plan.manifest.save(manifest_folder())
