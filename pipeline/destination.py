@@ -164,7 +164,7 @@ class Destination:
         """Tell whether everything of the record that is no blob is here: empty files, folders and the record."""
         try:
             return (
-                self.record_file.read_bytes() == self.record.dump_any()
+                self.record_file.read_bytes() == self.record.dump()
                 and all((stamp := self._stamp(path)) and stamp.size == 0 for path in self.record.empty_files)
                 and all(os.path.isdir(self._prefix + path) for path in self.record.folders)
             )
@@ -190,7 +190,7 @@ class Destination:
         # Another run may have been stopped when it had named a file and not made the name durable.
         for path in ("", *self.record.folders):
             sync_folder(self._prefix + path)
-        write_file(self.record.dump_any(), self.record_file, self._staging, exclusive=False)
+        write_file(self.record.dump(), self.record_file, self._staging, exclusive=False)
         self.tidy()
 
     def _make_staging(self) -> None:

@@ -9,8 +9,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import yaml
-
 from .checksums import is_digest, new_hash
 from .documents import dump_mapping, load_mapping
 from .errors import InvalidNameError, InvalidVersionError, RecordError, printable
@@ -210,18 +208,10 @@ class ReleaseRecord:
         """Return the record as the bytes that are stored: JSON that YAML reads as the same."""
         return dump_mapping(self.content)
 
-    def dump_any(self) -> bytes:
-        """Return the record as the bytes that a fetched release keeps: YAML where it has no JSON form."""
-        try:
-            return self.dump()
-        except RecordError:
-            # The earlier tool keeps attributes of HDF5 files, and these may be NaN.
-            return yaml.safe_dump(self.content, allow_unicode=True, sort_keys=False).encode()
-
     @property
     def digest(self) -> str:
-        """The SHA-1 of the record as :meth:`dump_any` gives it, 40 hex digits."""
-        return hashlib.sha1(self.dump_any(), usedforsecurity=False).hexdigest()
+        """The SHA-1 of the record as :meth:`dump` gives it, 40 hex digits."""
+        return hashlib.sha1(self.dump(), usedforsecurity=False).hexdigest()
 
     def same_release(self, other: "ReleaseRecord") -> bool:
         """Tell whether two records describe the same release, wherever it is stored and was copied from.
