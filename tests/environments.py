@@ -73,7 +73,7 @@ def debian_program(program: str, packages: tuple[str, ...]) -> tuple[Path, dict[
             folder.mkdir()
             _unpack(program, packages, folder)
             (folder / "complete").touch()
-    libraries = sorted({str(file.parent) for file in folder.rglob("*.so*")})
+    libraries = sorted({str(file.parent) for kind in ("*.so", "*.so.*") for file in folder.rglob(kind)})
     return folder / "usr" / "bin" / program, {"LD_LIBRARY_PATH": ":".join(libraries)} if libraries else {}
 
 

@@ -36,7 +36,7 @@ FILES = {
     "systemd/release-pipeline-luigid.service", "systemd/release-pipeline@.service",
     "systemd/release-pipeline-mirror.timer", "systemd/release-pipeline-audit.timer",
 }  # fmt: skip
-SYSTEMD = ("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libseccomp2")
+SYSTEMD = ("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libkmod2", "libseccomp2")
 SECRET = "wave-secret-1"
 ANOTHER_RUN = {10, 25}
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?:INFO|WARNING|ERROR) ")
