@@ -26,12 +26,13 @@ Each of ``releases`` has:
 ==================  ================================================================================================
 ``title``           the title without version
 ``version``         the version; null where an audit speaks of all that is under a title
-``state``           as above
+``state``           as above, or ``waiting``: has not begun
 ``seconds``         how long it took
 ``record``          where the record is, a path or a URL; null where there is none yet
-``origin``          where a mirrored release came from first, as one text; null elsewhere
+``origin``          what the record of a mirrored release says of where it was published; null elsewhere
 ``counts``          the counts of :class:`Counts`
-``failures``        at most 100 of ``{"path": ..., "reason": ...}``; the path of what could not be done, and why
+``failures``        at most 100 of ``{"path": ..., "reason": ...}``; the path of what could not be done, empty
+                    where that is all of it, and why
 ``more_failures``   how many there are besides
 ==================  ================================================================================================
 """
@@ -58,7 +59,8 @@ from .progress import log
 from .report_page import Night, render_page
 
 SCHEMA = "release-pipeline/report/1"
-RUNNING, DONE, UNCHANGED, FAILED, INTERRUPTED = "running", "done", "unchanged", "failed", "interrupted"
+WAITING, RUNNING, DONE, UNCHANGED = "waiting", "running", "done", "unchanged"
+FAILED, INTERRUPTED = "failed", "interrupted"
 
 _STATES = (RUNNING, DONE, UNCHANGED, FAILED, INTERRUPTED)
 # Runs with the same of these are nights of one history.
@@ -151,6 +153,10 @@ class ReleaseReport:
         else:
             self.more_failures += 1
 
+    def succeed(self, state: str) -> None:
+        """Note that it is done or unchanged; what failed was tried again."""
+        self.state, self.failures, self.more_failures = state, [], 0
+
     def content(self) -> dict[str, Any]:
         """Return what the JSON has of it."""
         return {
@@ -239,6 +245,25 @@ class Report:
         self._process = os.getpid()
         atexit.register(self._close_at_exit)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether anything failed until now."""
+        return self.failure is not None or any(release.state == FAILED for release in self.releases)
+
+    @property
+    def path(self) -> str | None:
+        """Where the page is; None when it could not be written."""
+        return None if self._name is None else os.path.abspath(self._file(self._name, "html"))
+
+    def refresh(self) -> None:
+        """Bring the releases up to date; called before each writing, for reports that can do so by themselves."""
+
+    def settle(self) -> None:
+        """Say of what has not ended that it was interrupted; called when the program ends before the report does."""
+        for release in self.releases:
+            if release.state in (RUNNING, WAITING):
+                release.state = INTERRUPTED
+
     def url(self, base: str = "") -> str:
         """Return the address of the page.
 
@@ -274,22 +299,22 @@ class Report:
         """
         if self.state != RUNNING:
             return
-        states = {release.state for release in self.releases}
-        if self.failure is not None or FAILED in states:
-            self.state = FAILED
-        else:
-            self.state = state or (UNCHANGED if states <= {UNCHANGED} else DONE)
+        self.refresh()
+        unchanged = all(release.state == UNCHANGED for release in self.releases)
+        self.state = FAILED if self.has_failed else state or (UNCHANGED if unchanged else DONE)
         atexit.unregister(self._close_at_exit)
         self._nights = None  # earlier nights may have been made up for meanwhile
         self.save()
         self._staging.clear()
 
     def _close_at_exit(self) -> None:
-        if os.getpid() == self._process:
-            for release in self.releases:
-                if release.state == RUNNING:
-                    release.state = INTERRUPTED
+        if os.getpid() == self._process and not self._is_closed_by_child():
+            self.settle()
             self.close(INTERRUPTED)
+
+    def _is_closed_by_child(self) -> bool:
+        written = self._read_same_work(self._file(self._name, "json")) if self._name else None
+        return written is not None and written.get("state") != RUNNING
 
     def content(self) -> dict[str, Any]:
         """Return what the JSON has."""
@@ -320,6 +345,8 @@ class Report:
 
     def _save(self) -> None:
         began = time.monotonic()
+        if self.state == RUNNING:
+            self.refresh()
         self._updated = datetime.datetime.now(datetime.timezone.utc)
         content = self.content()
         data = json.dumps(content, ensure_ascii=False, indent=1).encode()

@@ -210,7 +210,10 @@ def _note(content: Mapping[str, Any]) -> str:
             "killed; run the same command again, and it does what is missing.</p>"
         )
     if content["state"] == "interrupted":
-        return '<p class="note">The run ended before it was through; run the same command again.</p>'
+        return (
+            '<p class="note">This ended before all was done: it was interrupted, or another run does the rest. Run the '
+            "same command again, and it does what is missing.</p>"
+        )
     return ""
 
 
@@ -318,5 +321,6 @@ def _history(nights: Sequence[Night]) -> str:
 
 
 def _asked(content: Mapping[str, Any]) -> str:
-    items = "".join(f"<dt>{_text(name)}<dd>{_foreign(value)}" for name, value in content["asked"].items() if value)
+    asked = {name: value for name, value in content["asked"].items() if value not in ("", "[]", "False")}
+    items = "".join(f"<dt>{_text(name)}<dd>{_foreign(value)}" for name, value in asked.items())
     return f"<section><h2>What was asked</h2><dl>{items}</dl></section>" if items else ""

@@ -58,6 +58,7 @@ class FetchRelease(ReleaseTask[FetchRun]):
         """Write what is no blob, and the record when all else is there."""
         run = self.planned
         run.destination.finish()
+        run.place = str(run.destination.record_file)
         run.progress.close()
         run.manifest.remove(manifest_folder())
         log.info("Fetched %s: %s.\nThe files are in %s", run.record.title, run.counts(), run.destination.folder)
@@ -65,6 +66,7 @@ class FetchRelease(ReleaseTask[FetchRun]):
     def say_present(self, run: FetchRun) -> None:
         """Say that the release is here already."""
         run.destination.tidy()
+        run.place = str(run.destination.record_file)
         log.info(
             "Nothing to do: %s is here, with %d blobs, %s.\nThe files are in %s",
             run.record.title,

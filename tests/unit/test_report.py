@@ -261,7 +261,7 @@ report.save()
     ("end", "state", "words"),
     [
         ("os._exit(9)", "running", "When that is long ago, the run was killed"),
-        ("sys.exit(1)", "interrupted", "The run ended before it was through"),
+        ("sys.exit(1)", "interrupted", "This ended before all was done"),
         ("report.releases[0].fail('a.csv', 'is gone'); sys.exit(30)", "failed", "is gone"),
         ("os.fork() or os._exit(0); os.wait(); os._exit(9)", "running", "the run was killed"),
     ],
