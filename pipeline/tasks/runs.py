@@ -69,6 +69,8 @@ class Run(ABC):
 
     Attributes
     ----------
+    rank : int
+        Of several runs, one with a higher rank moves all of its blobs first.
     threads : int
         How many blobs move at the same time.
     resources : dict
@@ -78,6 +80,7 @@ class Run(ABC):
     """
 
     place: str | None = None
+    rank: int = 0
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         self.manifest = manifest
