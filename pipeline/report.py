@@ -308,13 +308,21 @@ class Report:
         self._staging.clear()
 
     def _close_at_exit(self) -> None:
-        if os.getpid() == self._process and not self._is_closed_by_child():
+        if os.getpid() == self._process and self._adopt() == RUNNING:
             self.settle()
             self.close(INTERRUPTED)
 
-    def _is_closed_by_child(self) -> bool:
+    def _adopt(self) -> str:
+        """Take over what failed in other processes that were forked for this run, and return the state they wrote."""
         written = self._read_same_work(self._file(self._name, "json")) if self._name else None
-        return written is not None and written.get("state") != RUNNING
+        if written is None:
+            return RUNNING
+        told = {(told["title"], told["version"]): told["failures"] for told in written["releases"]}
+        for release in self.releases:
+            for failure in told.get((release.title, release.version), []):
+                if (failure["path"], failure["reason"]) not in release.failures:
+                    release.fail(failure["path"], failure["reason"])
+        return str(written["state"])
 
     def content(self) -> dict[str, Any]:
         """Return what the JSON has."""
@@ -347,6 +355,8 @@ class Report:
         began = time.monotonic()
         if self.state == RUNNING:
             self.refresh()
+        if os.getpid() != self._process:
+            self._adopt()
         self._updated = datetime.datetime.now(datetime.timezone.utc)
         content = self.content()
         data = json.dumps(content, ensure_ascii=False, indent=1).encode()

@@ -96,10 +96,22 @@ class TaskReport(Report):
 
     def end(self) -> None:
         """Close the report of a task that succeeded; releases that it did not move were moved by other runs."""
-        for entry in self._entries.values():
-            if entry.state in (RUNNING, WAITING):
+        self.refresh()
+        for part, entry in self._entries.items():
+            if entry.state == DONE:
+                for other in _open:
+                    if other is not self:
+                        other.leave_out(part)
+            elif entry.state in (RUNNING, WAITING):
                 entry.succeed(UNCHANGED)
         self.close()
+
+    def leave_out(self, part: Any) -> None:
+        """Note that the report of another night tells of a release that was moved for both."""
+        if part in self._entries:
+            counts = self._entries[part].counts
+            self._entries[part].succeed(UNCHANGED)
+            counts.there_blobs, counts.moved_blobs, counts.moved_bytes = counts.blobs, 0, 0
 
     def close(self, state: str | None = None) -> None:
         """Write the report for the last time, and say where it is."""

@@ -25,7 +25,6 @@ def workshop(workshop: Workshop) -> Workshop:
     """A folder where a user works, with a project, and reports for every task."""
     for task in ("PublishRelease", "FetchRelease"):
         extend(workshop, task, "report_directory = reports")
-    workshop.configure("MirrorArchive", report_directory="reports")
     workshop.project(files=FILES)
     return workshop
 
@@ -124,13 +123,14 @@ def test_nights_of_mirroring_tell_of_each_other_and_name_what_could_not_be_copie
         workshop.project(files={"version": version.encode()})
         assert workshop.publish(version=version, report_directory="elsewhere").code == 0
     create_archive(workshop.folder / "mirror")
+    workshop.configure("MirrorArchive", source="archive", destination="mirror", report_directory="reports")
     blob, record, kept = workshop.blob_file(b"0.2.0"), workshop.record_file("0.3.0"), workshop.folder / "kept"
     blob.rename(kept)
     content = record.read_bytes()
     record.write_bytes(b"{")
 
     def mirror(night: str) -> int:
-        return workshop.run("MirrorArchive", source="archive", destination="mirror", date=night).code
+        return workshop.run("MirrorArchive", date=night).code
 
     assert mirror("2026-11-21") == 30
     kept.rename(blob)
@@ -153,6 +153,27 @@ def test_nights_of_mirroring_tell_of_each_other_and_name_what_could_not_be_copie
     newest = Page((workshop.folder / "reports" / pages[-1]).read_text(encoding="utf-8"))
     assert [link for link in dict.fromkeys(newest.links) if link.endswith(".html")] == pages
     assert "Nothing to do: all 3 releases were there already." in newest.text
+
+
+def test_nights_that_are_made_up_for_together_tell_of_each_release_once(workshop: Workshop) -> None:
+    assert workshop.publish(report_directory="elsewhere").code == 0
+    create_archive(workshop.folder / "mirror")
+    workshop.configure("MirrorArchive", source="archive", destination="mirror", report_directory="reports")
+    outcome = workshop.run("RangeDailyBase", of="MirrorArchive", start="2026-11-20", stop="2026-11-23")
+    assert outcome.code == 0, outcome.output
+    nights = reports(workshop)
+    assert {night["night"] for night in nights} == {"2026-11-20", "2026-11-21", "2026-11-22"}
+    assert sorted(night["state"] for night in nights) == ["done", "unchanged", "unchanged"]
+    assert sum(night["totals"]["moved_bytes"] for night in nights) == BYTES
+
+
+def test_what_failed_in_another_process_of_the_run_is_told_too(workshop: Workshop) -> None:
+    assert workshop.publish(report_directory="elsewhere").code == 0
+    workshop.blob_file(FILES["a.csv"]).unlink()
+    assert workshop.fetch(workers=2).code == 30
+    (report,) = reports(workshop)
+    assert report["state"] == "failed"
+    assert [failure["path"] for failure in report["releases"][0]["failures"]] == ["a.csv"]
 
 
 def test_the_page_of_the_scheduler_links_to_the_report_while_and_after_it_runs(workshop: Workshop) -> None:
