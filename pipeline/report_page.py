@@ -312,7 +312,8 @@ def _history(nights: Sequence[Night]) -> str:
         bars.append(f'{link} class="{night.state}" title="{night.night}: {said}" tabindex="-1">{bar}</a>')
         rows.append(f"<li>{link}>{night.night}</a> {said}")
     return (
-        f'<section><h2>Nights</h2><p class="ends"><span>at most {format_bytes(largest)}</span></p>'
+        f'<section style="max-width:max(13rem,{2.75 * len(nights)}rem)"><h2>Nights</h2>'
+        f'<p class="ends"><span>at most {format_bytes(largest)}</span></p>'
         f'<div class="nights" aria-hidden="true">{"".join(bars)}</div>'
         f'<p class="ends"><span>{nights[0].night}</span><span>{nights[-1].night}</span></p>'
         f"<details><summary>{_number(len(nights), 'night')}</summary>"
