@@ -404,7 +404,15 @@ class MirrorRun(ArchivingRun):
 
 
 class FetchRun(Run):
-    """The fetching of a release."""
+    """The fetching of a release.
+
+    Attributes
+    ----------
+    required : sequence of FetchRun
+        What a dry run would fetch besides.
+    """
+
+    required: Sequence["FetchRun"] = ()
 
     @cached_property
     def destination(self) -> Destination:
@@ -427,3 +435,7 @@ class FetchRun(Run):
     def is_finished(self) -> bool:
         """Tell whether everything of the release is in the folder."""
         return self.destination.is_complete() and all(map(self.is_there, self.blobs))
+
+    def prospect(self) -> str:
+        """Return what would be done, for people."""
+        return "; of ".join([super().prospect(), *(f"{run.record.title}, {run.prospect()}" for run in self.required)])
