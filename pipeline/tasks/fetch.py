@@ -62,10 +62,15 @@ class FetchRelease(ReleaseTask[FetchRun]):
 
     def required(self) -> list[Any]:
         """Return the tasks of the releases that were chosen because this one requires them."""
+        alone: dict[str, Any] = {"with_requirements": False, "update": False, "report_directory": None}
         return [
-            self.clone(title=title, versions=f"=={one.version}", with_requirements=False, update=False)
+            self.clone(title=title, versions=f"=={one.version}", **alone)
             for title, one in (self._lock.required() if self._lock else {}).items()
         ]
+
+    def parts(self, plan: FetchRun) -> list[Any]:
+        """Return the tasks of all releases that are fetched."""
+        return [self, *self.required()]
 
     def complete(self) -> bool:
         """Tell whether there is nothing to do, for the required releases too."""

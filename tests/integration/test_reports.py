@@ -75,6 +75,17 @@ def test_publishing_and_fetching_are_told_and_so_is_that_there_is_nothing_to_do(
     assert Path(told[1]).is_file()
 
 
+def test_required_releases_are_told_in_the_report_of_the_one_that_requires_them(workshop: Workshop) -> None:
+    assert workshop.publish(title="cables", report_directory="elsewhere").code == 0
+    workshop.project(files={"release.yml": b"requires-releases: ['cables>=0.1.0']\n"})
+    assert workshop.publish(report_directory="elsewhere").code == 0
+    for _ in range(2):
+        assert workshop.fetch(with_requirements=True).code == 0
+    for report, state in zip(reports(workshop), ("done", "unchanged"), strict=True):
+        told = [(release["title"], release["version"], release["state"]) for release in report["releases"]]
+        assert told == [("sample", "0.1.0", state), ("cables", "0.1.0", state)]
+
+
 def test_a_dry_run_writes_no_report(workshop: Workshop) -> None:
     assert workshop.publish(dry_run=True).code == 0
     assert not (workshop.folder / "reports").exists()
