@@ -196,6 +196,7 @@ def test_a_night_copies_what_the_mirror_lacks_and_tells_it_once_with_the_time(ma
     assert "\r" not in outcome.output
     assert releases(machine.mirror) == releases(machine.workshop.archive)
     assert_archive_is_sound(machine.mirror)
+    assert [*(machine.srv / "reports").rglob("*.html")]
     assert "Nothing to do" in machine.night().output
     assert STAMP.search((machine.folder / "output").read_text())
 
