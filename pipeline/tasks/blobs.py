@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import luigi
+from luigi.parameter import ParameterVisibility
 
 from ..errors import ManifestError
 from ..manifest import format_ranges, parse_ranges
@@ -52,6 +53,7 @@ class BlobTarget(luigi.Target):
 
 
 _NAMES = {"release", "manifest", "blobs", "path"}
+_HIDDEN = ParameterVisibility.HIDDEN
 
 
 class BlobTask(ExplainedTask):
@@ -60,9 +62,10 @@ class BlobTask(ExplainedTask):
     kind: ClassVar[type[Run]]
 
     release = luigi.Parameter(description="Title and version of the release.")
-    manifest = luigi.Parameter(description="Digest of the manifest.")
-    blobs = luigi.Parameter(batch_method=_join_numbers, description="Positions in the manifest.")
     path = luigi.Parameter(batch_method=_join_paths, description="The blob's first file, for people.")
+    # The scheduler's page does not show what only the workers need.
+    blobs = luigi.Parameter(batch_method=_join_numbers, visibility=_HIDDEN, description="Positions in the manifest.")
+    manifest = luigi.Parameter(visibility=_HIDDEN, description="Digest of the manifest.")
 
     _params: ClassVar[list[tuple[str, luigi.Parameter]] | None] = None
 
@@ -154,6 +157,8 @@ class BlobTask(ExplainedTask):
         self.moving.move(self.members(), self._announce)
 
     def _announce(self, message: str, percentage: int) -> None:
+        # The scheduler's page takes the message for HTML, and there are names of files in it.
+        message = message.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
         for report, value in ((self.set_status_message, message), (self.set_progress_percentage, percentage)):
             if report is not None:
                 report(value)
