@@ -6,7 +6,18 @@
 
 from .archives import ArchiveInterface, CDCSArchive, FileSystemArchive, get_interface
 from .errors import PipelineError, ReleaseRecordNotFoundError
-from .tasks import CreateArchive, DownloadBlob, FetchRelease, PublishRelease, UploadBlob, UploadReleaseRecord
+from .tasks import (
+    CreateArchive,
+    DownloadBlob,
+    FetchRelease,
+    MirrorArchive,
+    MirrorBlob,
+    MirrorRelease,
+    MirrorReleaseRecord,
+    PublishRelease,
+    UploadBlob,
+    UploadReleaseRecord,
+)
 
 __version__ = "0.1.0"
 
@@ -17,6 +28,10 @@ __all__ = [
     "DownloadBlob",
     "FetchRelease",
     "FileSystemArchive",
+    "MirrorArchive",
+    "MirrorBlob",
+    "MirrorRelease",
+    "MirrorReleaseRecord",
     "PipelineError",
     "PublishRelease",
     "ReleaseRecordNotFoundError",

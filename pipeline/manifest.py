@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ class Manifest:
     workspace : str
         The workspace in it.
     directory : str
-        The project directory or the folder that gets the files, absolute.
+        The project directory or the folder that gets the files, absolute; empty when both ends are archives.
     record : ReleaseRecord
         The release; before it is published, without PIDs.
+    source, source_workspace : str
+        The archive that a release is copied from, and the workspace there; empty when it is not.
     """
 
     archive: str
@@ -46,12 +48,14 @@ class Manifest:
     workspace: str
     directory: str
     record: ReleaseRecord
+    source: str = ""
+    source_workspace: str = ""
 
     @cached_property
     def _data(self) -> bytes:
-        fields = {name: getattr(self, name) for name in ("archive", "user", "workspace", "directory")}
+        described = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "record"}
         # A record of the earlier tool may hold what strict JSON does not, such as NaN and dates.
-        return json.dumps({**fields, "record": self.record.content}, default=str).encode()
+        return json.dumps({**described, "record": self.record.content}, default=str).encode()
 
     @cached_property
     def digest(self) -> str:
@@ -92,7 +96,8 @@ class Manifest:
             return cls(**{**content, "record": ReleaseRecord(content["record"])})
         except (OSError, ValueError, TypeError, KeyError, RecordError):
             raise ManifestError(
-                f"The manifest {digest[:50]} is not known here; run PublishRelease or FetchRelease, not its parts."
+                f"The manifest {digest[:50]} is not known here; run PublishRelease, FetchRelease or MirrorRelease, not "
+                "its parts."
             ) from None
 
 

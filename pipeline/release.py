@@ -5,6 +5,7 @@ with ``/`` are properties of the folder or file that they stand in. Records are 
 under the ``.yml`` name that the earlier tool (rmellipse 0.4.5) reads; what is not JSON is read as YAML.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ PATH, ITEM, FILE_TYPE, ATTRS = "/path/", "/item/", "/file-type/", "/attrs/"
 PID, BYTES, SHA1 = "/bpid/", "/bytes/", "/sha1/"
 # What a CDCS site writes into a record.
 RECORD_PID = "/PID/"
+# What a mirror writes into a record: where it was published first.
+ORIGIN = "origin"
 FOLDER, FILE, HDF5_FILE = "Directory", "File", "H5_File"
 
 _MAX_PATH_BYTES = 4096
@@ -205,8 +208,13 @@ class ReleaseRecord:
         """Return the record as the bytes that are stored: JSON that YAML reads as the same."""
         return dump_mapping(self.content)
 
+    @property
+    def digest(self) -> str:
+        """The SHA-1 of the record as :meth:`dump` gives it, 40 hex digits."""
+        return hashlib.sha1(self.dump(), usedforsecurity=False).hexdigest()
+
     def same_release(self, other: "ReleaseRecord") -> bool:
-        """Tell whether two records describe the same release, wherever its blobs are stored.
+        """Tell whether two records describe the same release, wherever it is stored and was copied from.
 
         Raises
         ------
@@ -214,7 +222,7 @@ class ReleaseRecord:
             When one of them is nested too deeply to be compared.
         """
         try:
-            return bool(_without_pids(self.content) == _without_pids(other.content))
+            return bool(_without_places(self.content) == _without_places(other.content))
         except RecursionError:
             raise RecordError(f"{self.title}: the record is nested too deeply.") from None
 
@@ -222,16 +230,21 @@ class ReleaseRecord:
         """Write into the record where the archive keeps each blob: digest to PID."""
         for node in walk_mapping(self.content["project"], self.title):
             if node.item != FOLDER:
-                node.properties[PID] = pids[node.properties[SHA1]] if node.properties[BYTES] else None
+                digest = _digest_of(node.properties)
+                pid = pids[digest] if node.properties[BYTES] else None
+                if pid not in (None, digest):
+                    # In a record of the earlier tool the PID may have been all that told the digest.
+                    node.properties[SHA1] = digest
+                node.properties[PID] = pid
 
 
 def _digest_and_size(node: Node, where: str) -> tuple[str, int]:
-    size, pid, sha1 = node.properties.get(BYTES), node.properties.get(PID), node.properties.get(SHA1)
+    size, pid = node.properties.get(BYTES), node.properties.get(PID)
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_BYTES:
         raise RecordError(f"{printable(where)}: '{printable(node.path)}' has no valid {BYTES}.")
     if pid is not None and not isinstance(pid, str):
         raise RecordError(f"{printable(where)}: the {PID} of '{printable(node.path)}' is no text.")
-    digest = pid if sha1 is None else sha1
+    digest = _digest_of(node.properties)
     if size and not is_digest(digest):
         raise RecordError(f"{printable(where)}: '{printable(node.path)}' has no valid {SHA1} or {PID}.")
     if size == 0 and is_digest(digest) and digest not in _EMPTY:
@@ -239,7 +252,17 @@ def _digest_and_size(node: Node, where: str) -> tuple[str, int]:
     return str(digest), size
 
 
+def _digest_of(properties: Mapping[str, Any]) -> Any:
+    sha1 = properties.get(SHA1)
+    return properties.get(PID) if sha1 is None else sha1
+
+
+def _without_places(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _without_pids(child) for key, child in content.items() if key not in (RECORD_PID, ORIGIN)}
+
+
 def _without_pids(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_pids(child) for key, child in value.items() if key not in (PID, RECORD_PID)}
+        same = {key: _without_pids(child) for key, child in value.items() if key not in (PID, SHA1)}
+        return {**same, SHA1: _digest_of(value)} if value.get(BYTES) else same
     return value

@@ -22,6 +22,7 @@ from ..errors import (
     ArchiveError,
     BlobDamagedError,
     BlobsFailedError,
+    InvalidNameError,
     InvalidVersionError,
     RecordError,
     ReleaseExistsError,
@@ -29,11 +30,11 @@ from ..errors import (
     printable,
 )
 from ..names import check_folder_name
-from ..project import source_changed
 from ..release import BYTES, FOLDER, PID, SHA1, Blob, ReleaseRecord, walk_mapping
 from ..transfer import Meter, Move, Silent, file_source, move_blobs
 from ..versions import matches, parse_expressions, parse_version, precedence
-from .interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, project_source
+from .interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, ReleaseName
+from .sources import BlobSource, ProjectSource
 
 MARKER = ".rmearchive"
 
@@ -85,7 +86,7 @@ class FileSystemArchive(ArchiveInterface):
         self.archive_path = Path(os.path.realpath(host))
         if not (self.archive_path / MARKER).is_file():
             raise ArchiveError(
-                f"{printable(host)} is not an archive; correct --archive, or make it one with "
+                f"{printable(host)} is not an archive; correct the name, or make it one with "
                 f"'luigi --module pipeline CreateArchive --archive {printable(host)}'."
             )
 
@@ -134,6 +135,15 @@ class FileSystemArchive(ArchiveInterface):
         versions = (match[1] for match in map(name.fullmatch, names) if match)
         return sorted(filter(_is_version, versions), key=lambda version: (precedence(version), version))
 
+    def list_releases(
+        self, workspace: str = DEFAULT_WORKSPACE, titles: Sequence[str] | None = None
+    ) -> list[ReleaseName]:
+        """Return the releases of a workspace by the names of folders and records, sorted."""
+        if titles is None:
+            names = _names_in(self.archive_path / check_folder_name(workspace, "workspace"))
+            titles = [name for name in names if _is_title(name)]
+        return super().list_releases(workspace, titles)
+
     def _record_file(self, title: str, version: str, workspace: str) -> Path:
         return self._folder(title, workspace) / f"{title}-v{version}.yml"
 
@@ -160,7 +170,7 @@ class FileSystemArchive(ArchiveInterface):
     def upload_blobs(
         self,
         blobs: Sequence[Blob],
-        project_directory: Path,
+        source: BlobSource,
         record: ReleaseRecord,
         workspace: str,
         *,
@@ -171,7 +181,7 @@ class FileSystemArchive(ArchiveInterface):
         """Upload blobs in groups that become durable and visible together."""
         failures = self._upload(
             blobs,
-            project_directory,
+            source,
             record.title_versionless,
             workspace,
             threads=threads,
@@ -183,7 +193,7 @@ class FileSystemArchive(ArchiveInterface):
     def _upload(
         self,
         blobs: Iterable[Blob],
-        directory: Path,
+        source: BlobSource,
         title: str,
         workspace: str,
         *,
@@ -199,10 +209,10 @@ class FileSystemArchive(ArchiveInterface):
                 name=blob.paths[0],
                 digest=blob.digest,
                 size=blob.size,
-                source=lambda offset: project_source(directory, blob.paths[0], offset),
+                source=lambda offset: source.open(blob, offset),
                 targets=(target,),
                 is_there=lambda: _has_size(target, blob.size),
-                wrong=source_changed,
+                wrong=lambda: source.wrong(blob),
             )
 
         moves = [move(blob) for blob in blobs]
@@ -226,7 +236,7 @@ class FileSystemArchive(ArchiveInterface):
         blob = Blob(digest, stamp.size, (path,))
         failures = self._upload(
             [blob],
-            Path(working_dir),
+            ProjectSource(working_dir),
             release_title_versionless,
             workspace_title,
             threads=1,
@@ -357,7 +367,15 @@ def _is_version(text: str) -> bool:
     return True
 
 
-def _names_in(folder: str) -> set[str]:
+def _is_title(text: str) -> bool:
+    try:
+        check_folder_name(text, "title")
+    except InvalidNameError:
+        return False
+    return True
+
+
+def _names_in(folder: str | Path) -> set[str]:
     try:
         return set(os.listdir(folder))
     except FileNotFoundError:

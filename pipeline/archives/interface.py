@@ -7,28 +7,34 @@ where an archive can do better.
 import contextlib
 import functools
 import inspect
-import io
 import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checksums import CHUNK, HashCache, Stream, hash_file
 from ..destination import Destination
-from ..errors import BlobsFailedError, ReleaseRecordNotFoundError, SourceChangedError, printable
+from ..errors import ArchiveError, BlobsFailedError, ReleaseRecordNotFoundError, SourceChangedError, printable
 from ..names import record_title
 from ..progress import Progress
-from ..project import source_changed, source_vanished
 from ..release import BYTES, FOLDER, ITEM, PID, SHA1, Blob, ReleaseRecord, walk_mapping
 from ..transfer import Meter, file_source
 from ..versions import parse_expressions, precedence
 from ..workers import Workers
+from .sources import BlobSource, ProjectSource
 
 DEFAULT_WORKSPACE = "Global Public Workspace"
 Record = dict[str, Any]
+
+
+class ReleaseName(NamedTuple):
+    """What a release is called: its title and its version."""
+
+    title_versionless: str
+    version: str
 
 
 class ArchiveInterface(ABC):
@@ -187,6 +193,33 @@ class ArchiveInterface(ABC):
             return []
         return [record["version"] for record in records.values()]
 
+    def list_releases(
+        self, workspace: str = DEFAULT_WORKSPACE, titles: Sequence[str] | None = None
+    ) -> list[ReleaseName]:
+        """Return the releases of a workspace, sorted by title and from the oldest version to the newest.
+
+        By default each title is asked for, which must be given then.
+
+        Parameters
+        ----------
+        workspace : str, optional
+            Where to look.
+        titles : sequence of str, optional
+            Only the releases with these titles; None means all.
+
+        Raises
+        ------
+        ArchiveError
+            When the archive cannot tell which titles there are.
+        """
+        if titles is None:
+            raise ArchiveError(f"{printable(self.host)} cannot list its titles; name them with --titles.")
+        return [
+            ReleaseName(title, version)
+            for title in sorted(set(titles))
+            for version in self.get_release_versions(title, workspace)
+        ]
+
     def find_blobs(self, blobs: Iterable[Blob], title_versionless: str, workspace: str) -> dict[str, str]:
         """Return the PIDs of those blobs that are in the archive with the right size, digest to PID.
 
@@ -197,7 +230,7 @@ class ArchiveInterface(ABC):
     def upload_blobs(
         self,
         blobs: Sequence[Blob],
-        project_directory: Path,
+        source: BlobSource,
         record: ReleaseRecord,
         workspace: str,
         *,
@@ -211,8 +244,8 @@ class ArchiveInterface(ABC):
         ----------
         blobs : sequence of Blob
             Of the record.
-        project_directory : Path
-            Where their files are.
+        source : BlobSource
+            Where their bytes are.
         record : ReleaseRecord
             The release that they belong to.
         workspace : str
@@ -235,17 +268,15 @@ class ArchiveInterface(ABC):
 
         def upload(blob: Blob) -> None:
             meter.started(blob.paths[0], blob.size)
-            digest, _ = hash_file(project_directory / blob.paths[0])
-            if digest != blob.digest:
-                raise source_changed()
-            pid, _ = self.process_and_upload_blob(
-                posix_rel_path=blob.paths[0],
-                working_dir=project_directory,
-                release_title_versionless=record.title_versionless,
-                release_title=record.title,
-                workspace_title=workspace,
-                chunk_size=chunk_size,
-            )
+            with source.as_file(blob) as (folder, path):
+                pid, _ = self.process_and_upload_blob(
+                    posix_rel_path=path,
+                    working_dir=folder,
+                    release_title_versionless=record.title_versionless,
+                    release_title=record.title,
+                    workspace_title=workspace,
+                    chunk_size=chunk_size,
+                )
             pids[blob.digest] = str(pid)
             meter.advanced(blob.paths[0], blob.size)
             meter.finished(blob.paths[0], blob.size, None, True)
@@ -418,7 +449,7 @@ class ArchiveInterface(ABC):
         with Progress(release_title, len(release.blobs), release.nbytes) as progress:
             pids, failed = self.upload_blobs(
                 release.blobs,
-                directory,
+                ProjectSource(directory),
                 release,
                 workspace,
                 threads=max_threads,
@@ -428,20 +459,6 @@ class ArchiveInterface(ABC):
         failures |= {blob.paths[0]: failed[blob.digest] for blob in release.blobs if blob.digest in failed}
         _raise_failures(failures)
         release.set_pids(pids)
-
-
-def project_source(project_directory: str | os.PathLike[str], path: str, offset: int) -> io.FileIO:
-    """Open a file of a project at `offset` bytes.
-
-    Raises
-    ------
-    SourceChangedError
-        When it is gone.
-    """
-    try:
-        return file_source(os.path.join(project_directory, path), offset)
-    except FileNotFoundError:
-        raise source_vanished() from None
 
 
 def _raise_failures(failures: Mapping[str, Exception]) -> None:

@@ -2,6 +2,18 @@
 
 from .create import CreateArchive
 from .fetch import DownloadBlob, FetchRelease
+from .mirror import MirrorArchive, MirrorBlob, MirrorRelease, MirrorReleaseRecord
 from .publish import PublishRelease, UploadBlob, UploadReleaseRecord
 
-__all__ = ["CreateArchive", "DownloadBlob", "FetchRelease", "PublishRelease", "UploadBlob", "UploadReleaseRecord"]
+__all__ = [
+    "CreateArchive",
+    "DownloadBlob",
+    "FetchRelease",
+    "MirrorArchive",
+    "MirrorBlob",
+    "MirrorRelease",
+    "MirrorReleaseRecord",
+    "PublishRelease",
+    "UploadBlob",
+    "UploadReleaseRecord",
+]

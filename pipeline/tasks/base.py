@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import re
-from typing import Any, Generic
+from typing import Any, Generic, Protocol, TypeVar
 
 import luigi
 
@@ -31,25 +31,25 @@ _HIDDEN = "***"
 logging.getLogger("luigi-interface").addFilter(_WithoutTraceback())
 
 
-class GlobsParameter(luigi.Parameter):
-    """Globs, as a JSON list or separated by commas."""
+class TextsParameter(luigi.Parameter):
+    """Texts such as globs or titles, as a JSON list or separated by commas."""
 
     def parse(self, x: str) -> tuple[str, ...]:
-        """Return the globs in a text; never fails."""
+        """Return the texts in a list; never fails."""
         try:
-            globs = json.loads(x)
+            texts = json.loads(x)
         except ValueError:
-            globs = None
-        if not isinstance(globs, list) or not all(isinstance(glob, str) for glob in globs):
-            globs = [glob.strip() for glob in x.split(",")]
-        return tuple(glob for glob in globs if glob)
+            texts = None
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            texts = [text.strip() for text in x.split(",")]
+        return tuple(text for text in texts if text)
 
     def normalize(self, x: Any) -> tuple[str, ...]:
-        """Return globs that a script gave as a list."""
+        """Return texts that a script gave as a list."""
         return self.parse(x) if isinstance(x, str) else tuple(x)
 
     def serialize(self, x: Any) -> str:
-        """Return globs as a JSON list."""
+        """Return texts as a JSON list."""
         return json.dumps(list(x))
 
 
@@ -88,35 +88,51 @@ class ExplainedTask(luigi.Task):
         return str(exception) if isinstance(exception, PipelineError) else super().on_failure(exception)
 
 
-class PlannedTask(ExplainedTask, Generic[AnyRun]):
-    """A task that the user asks for. It plans first; an error in the plan is raised when Luigi runs it."""
+class Plan(Protocol):
+    """What a task has found out is to be done."""
 
-    archive = ArchiveParameter(default="", description="Folder or URL of the archive, or an alias from [archives].")
-    workspace = luigi.Parameter(default="Global Public Workspace", description="Workspace in the archive.")
-    user = luigi.OptionalStrParameter(default=None, significant=False, description="User name in the archive.")
-    dry_run = luigi.BoolParameter(description="Only say what would move, and change nothing.")
+    @property
+    def title(self) -> str:
+        """What is to be done with, for people."""
 
-    _plan: AnyRun | PipelineError | None = None
+    def prospect(self) -> str:
+        """Return what would be done, for people."""
+
+    def is_finished(self) -> bool:
+        """Tell whether nothing is left to do."""
+
+
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+
+class PlannedTask(ExplainedTask, Generic[AnyPlan]):
+    """A task that plans before it runs. An error in the plan is raised when Luigi runs it.
+
+    Attributes
+    ----------
+    done : Plan or None
+        What it carried out last.
+    """
+
+    dry_run: bool = False
+    done: AnyPlan | None = None
+    _plan: AnyPlan | PipelineError | None = None
     _performed: bool = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        announce_archive(self.archive)
-
-    def make_plan(self) -> AnyRun:
+    def make_plan(self) -> AnyPlan:
         """Find out what is to be done."""
         raise NotImplementedError
 
-    def requirements(self, run: AnyRun) -> Any:
+    def requirements(self, plan: AnyPlan) -> Any:
         """Return what must be done before :meth:`perform`."""
         raise NotImplementedError
 
-    def say_present(self, run: AnyRun) -> None:
+    def say_present(self, plan: AnyPlan) -> None:
         """Say that there is nothing to do."""
         raise NotImplementedError
 
     @property
-    def planned(self) -> AnyRun:
+    def planned(self) -> AnyPlan:
         """The plan.
 
         Raises
@@ -130,12 +146,12 @@ class PlannedTask(ExplainedTask, Generic[AnyRun]):
             raise self._plan
         return self._plan
 
-    def _try_to_plan(self) -> AnyRun | PipelineError:
+    def _try_to_plan(self) -> AnyPlan | PipelineError:
         try:
-            run = self.make_plan()
+            plan = self.make_plan()
             # This looks at what is in place already: here, where what goes wrong becomes one sentence.
-            log.debug("%s: %s.", run.record.title, run.prospect())
-            return run
+            log.debug("%s: %s.", plan.title, plan.prospect())
+            return plan
         except PipelineError as error:
             return error
         except OSError as error:
@@ -166,7 +182,21 @@ class PlannedTask(ExplainedTask, Generic[AnyRun]):
         if isinstance(self._plan, PipelineError):
             raise self._plan
         super().run()
+        self.done = self.planned
         self._performed = True
+
+
+class ReleaseTask(PlannedTask[AnyRun]):
+    """A task with one release of one archive."""
+
+    archive = ArchiveParameter(default="", description="Folder or URL of the archive, or an alias from [archives].")
+    workspace = luigi.Parameter(default="Global Public Workspace", description="Workspace in the archive.")
+    user = luigi.OptionalStrParameter(default=None, significant=False, description="User name in the archive.")
+    dry_run = luigi.BoolParameter(description="Only say what would move, and change nothing.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        announce_archive(self.archive)
 
     def open_archive(self) -> ArchiveInterface:
         """Return the archive that the task names.
@@ -186,21 +216,39 @@ class PlannedTask(ExplainedTask, Generic[AnyRun]):
         ArchiveError
             When the task does not name one.
         """
-        location = resolve_alias(self.archive)
-        if not location:
-            raise ArchiveError("No archive was named; give --archive, or set it for this task in luigi.cfg.")
-        if f"://{_HIDDEN}@" in ArchiveParameter().normalize(location):
-            raise ArchiveError("The URL of the archive holds a user name or password; leave it out and give --user.")
-        return location if is_url(location) else full_path(location, "--archive")
+        return locate_archive(self.archive, "--archive")
+
+
+def locate_archive(archive: str, option: str) -> str:
+    """Return where an archive is, as a URL or an absolute folder.
+
+    Parameters
+    ----------
+    archive : str
+        The value of an :class:`ArchiveParameter`.
+    option : str
+        What gave it, for messages.
+
+    Raises
+    ------
+    ArchiveError
+        When it names none, or holds a secret.
+    """
+    location = resolve_alias(archive)
+    if not location:
+        raise ArchiveError(f"No archive was named; give {option}, or set it for this task in luigi.cfg.")
+    if f"://{_HIDDEN}@" in ArchiveParameter().normalize(location):
+        raise ArchiveError(f"The URL of {option} holds a user name or password; leave it out and give --user.")
+    return location if is_url(location) else full_path(location, option)
 
 
 @PlannedTask.event_handler(luigi.Event.DEPENDENCY_PRESENT)
 def _say_present(task: PlannedTask[Any]) -> None:
-    run = task.planned
+    plan = task.planned
     if task.dry_run:
-        log.info("Dry run: of %s, %s. Nothing was changed.", run.record.title, run.prospect())
+        log.info("Dry run, nothing was changed. Of %s, %s.", plan.title, plan.prospect())
     else:
-        task.say_present(run)
+        task.say_present(plan)
 
 
-__all__ = ["ExplainedTask", "GlobsParameter", "PlannedTask"]
+__all__ = ["ExplainedTask", "PlannedTask", "ReleaseTask", "TextsParameter"]

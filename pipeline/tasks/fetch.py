@@ -13,7 +13,7 @@ from ..progress import format_bytes, log
 from ..release import ReleaseRecord
 from ..settings import full_path
 from ..versions import matches, parse_expressions
-from .base import PlannedTask
+from .base import ReleaseTask
 from .blobs import BlobTask, tasks_for
 from .runs import FetchRun, manifest_folder
 
@@ -24,7 +24,7 @@ class DownloadBlob(BlobTask):
     kind = FetchRun
 
 
-class FetchRelease(PlannedTask[FetchRun]):
+class FetchRelease(ReleaseTask[FetchRun]):
     """Fetch the newest release that satisfies a version expression into ``<destination>/<title>-v<version>/``."""
 
     title = luigi.OptionalStrParameter(default=None, description="Title of the release.")

@@ -17,7 +17,7 @@ from ..release import ReleaseRecord
 from ..release_file import ReleaseFile, read_release_file
 from ..settings import full_path, read_settings
 from ..versions import parse_version
-from .base import ExplainedTask, GlobsParameter, PlannedTask
+from .base import ExplainedTask, ReleaseTask, TextsParameter
 from .blobs import BlobTask, tasks_for
 from .runs import UploadRun, hash_cache, known_run, manifest_folder, run_of
 
@@ -80,15 +80,15 @@ class UploadReleaseRecord(ExplainedTask):
         run_of(UploadRun, self.manifest).publish()
 
 
-class PublishRelease(PlannedTask[UploadRun]):
+class PublishRelease(ReleaseTask[UploadRun]):
     """Publish a project directory as a release in an archive."""
 
     project_directory = luigi.Parameter(default="", description="Folder of the project.")
     release_file = luigi.OptionalStrParameter(default=None, description="Release file; default <project>/release.yml.")
     title = luigi.OptionalStrParameter(default=None, description="Title of the release.")
     release_version = luigi.OptionalStrParameter(default=None, description="Semantic version of the release.")
-    includes = GlobsParameter(default="", description="Globs of files to publish although a rule ignores them.")
-    ignores = GlobsParameter(default="", description="Globs of files not to publish.")
+    includes = TextsParameter(default="", description="Globs of files to publish although a rule ignores them.")
+    ignores = TextsParameter(default="", description="Globs of files not to publish.")
     repeat_release = luigi.BoolParameter(description="Publish a version again, where the archive allows it.")
     create_archive = luigi.BoolParameter(description="Make the folder an archive if it is none.")
 

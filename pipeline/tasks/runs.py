@@ -1,20 +1,23 @@
 """What this process knows of a running upload or download: its manifest, what is in place, and how far it is."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..archives import ArchiveInterface, get_interface, is_url
+from ..archives.sources import ArchiveSource, BlobSource, ProjectSource
 from ..checksums import CHUNK, HashCache
 from ..destination import Destination
-from ..errors import BlobsFailedError, ManifestError, ReleaseExistsError
+from ..errors import BlobsFailedError, ManifestError, ReleaseExistsError, printable
 from ..manifest import Manifest
 from ..progress import Progress, format_bytes, log
 from ..project import Project, changed_files
-from ..release import RECORD_PID, Blob, ReleaseRecord
+from ..release import ORIGIN, RECORD_PID, Blob, ReleaseRecord
 from ..settings import read_settings, transfer_limit
 
 AnyRun = TypeVar("AnyRun", bound="Run")
@@ -77,17 +80,21 @@ class Run(ABC):
         self.record: ReleaseRecord = manifest.record
         self.blobs = self.record.blobs
         self.archive = archive
-        self.threads = read_settings().threads
-        self.resources: dict[str, int] = {}
-        host = (urlsplit(manifest.archive).hostname or "") if is_url(manifest.archive) else ""
-        if (limit := transfer_limit(host)) is not None:
-            self.threads = min(self.threads, limit)
-            self.resources = {host: self.threads}
+        sites = (site for site in (manifest.archive, manifest.source) if is_url(site))
+        limits = {host: transfer_limit(host) for host in (urlsplit(site).hostname or "" for site in sites)}
+        limited = {host: limit for host, limit in limits.items() if limit is not None}
+        self.threads = min([read_settings().threads, *limited.values()])
+        self.resources: dict[str, int] = dict.fromkeys(limited, self.threads)
         self.unreadable: dict[str, Exception] = {}
         self._there: set[str] | None = None
         self._stale = False
         self._tasks: list[Any] | None = None
         _runs[type(self), manifest.digest] = self
+
+    @property
+    def title(self) -> str:
+        """What moves, for people."""
+        return self.record.title
 
     @property
     def there(self) -> set[str]:
@@ -202,27 +209,34 @@ class Run(ABC):
         )
 
 
-class UploadRun(Run):
-    """The publishing of a release.
+class ArchivingRun(Run):
+    """The moving of a release into an archive: its blobs, then its record.
 
     Attributes
     ----------
-    project : Project or None
-        The project as it was scanned; None in a process that was only handed the manifest.
-    repeats : str or None
-        Where the record is that is to be followed by another one of the same version; None when none is.
     place : str or None
         Where this process published the record.
     """
 
-    project: Project | None = None
-    repeats: str | None = None
     place: str | None = None
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         super().__init__(manifest, archive)
         self._pids: dict[str, str] = {}
         self._published = False
+
+    @property
+    @abstractmethod
+    def source(self) -> BlobSource:
+        """Where the blobs come from."""
+
+    @abstractmethod
+    def advice(self) -> str:
+        """Return what to do when the archive has this version with other content."""
+
+    @abstractmethod
+    def final_record(self) -> dict[str, Any]:
+        """Return the record as it is published, when all blobs are there."""
 
     def _find(self) -> set[str]:
         title, workspace = self.record.title_versionless, self.manifest.workspace
@@ -232,7 +246,7 @@ class UploadRun(Run):
     def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
         pids, failures = self.archive.upload_blobs(
             blobs,
-            Path(self.manifest.directory),
+            self.source,
             self.record,
             self.manifest.workspace,
             threads=self.threads,
@@ -256,19 +270,71 @@ class UploadRun(Run):
         if self._published:
             return True
         published = self.published()
-        if published is not None and self.repeats is not None and self._place_of(published) == self.repeats:
+        if published is not None and self._is_to_be_followed(published):
             return False
         if published is not None and not (
             self.unreadable or ReleaseRecord(published, self.record.title).same_release(self.record)
         ):
-            also = " or --repeat-release" if self.archive.supports_repeat_releases else ""
             raise ReleaseExistsError(
-                f"{self.record.title} is in {self.archive.host} already, with other content, and a published release "
-                f"never changes; give another --release-version{also}."
+                f"{self.record.title} is in {printable(self.archive.host)} already, with other content, and a "
+                f"published release never changes; {self.advice()}."
             )
         # A record never changes, so that it need not be read again.
         self._published = published is not None
         return self._published
+
+    def _is_to_be_followed(self, published: dict[str, Any]) -> bool:
+        return False
+
+    def is_finished(self) -> bool:
+        """Tell whether the record and every blob of it are in the archive."""
+        return self.is_published() and not self.unreadable and all(map(self.is_there, self.blobs))
+
+    def publish(self) -> None:
+        """Upload the record."""
+        if not self.is_published():
+            record = self.final_record()
+            try:
+                self.place = self.archive.upload_release_record(record, self.manifest.workspace)
+                # What the archive confirmed need not be looked up, which might be too early for its index.
+                self._published = True
+            except ReleaseExistsError:
+                if not self.is_published():  # another run was faster; with the same content that is as good
+                    raise
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what this and interrupted runs needed on the way."""
+        self.archive.tidy(self.record.title_versionless, self.manifest.workspace)
+
+
+class UploadRun(ArchivingRun):
+    """The publishing of a release.
+
+    Attributes
+    ----------
+    project : Project or None
+        The project as it was scanned; None in a process that was only handed the manifest.
+    repeats : str or None
+        Where the record is that is to be followed by another one of the same version; None when none is.
+    """
+
+    project: Project | None = None
+    repeats: str | None = None
+
+    @property
+    def source(self) -> BlobSource:
+        """The project directory."""
+        return ProjectSource(self.manifest.directory)
+
+    def advice(self) -> str:
+        """Return which options help."""
+        return "give another --release-version" + (
+            " or --repeat-release" if self.archive.supports_repeat_releases else ""
+        )
+
+    def _is_to_be_followed(self, published: dict[str, Any]) -> bool:
+        return self.repeats is not None and self._place_of(published) == self.repeats
 
     def published_place(self) -> str | None:
         """Return where the record of this version is, or None where there is none."""
@@ -277,10 +343,6 @@ class UploadRun(Run):
 
     def _place_of(self, published: dict[str, Any]) -> str:
         return str(published.get(RECORD_PID) or self.archive.locate_record(published, self.manifest.workspace))
-
-    def is_finished(self) -> bool:
-        """Tell whether the record and every blob of it are in the archive."""
-        return self.is_published() and not self.unreadable and all(map(self.is_there, self.blobs))
 
     def publish(self) -> None:
         """Upload the record.
@@ -294,20 +356,47 @@ class UploadRun(Run):
             digests = {path: blob.digest for blob in self.blobs for path in blob.paths}
             if changed := changed_files(self.project, digests):
                 raise BlobsFailedError(list(changed.items()))
-        if not self.is_published():
-            self.record.set_pids(self._pids)
-            try:
-                self.place = self.archive.upload_release_record(self.record.content, self.manifest.workspace)
-                # What the archive confirmed need not be looked up, which might be too early for its index.
-                self._published = True
-            except ReleaseExistsError:
-                if not self.is_published():  # another run was faster; with the same content that is as good
-                    raise
-        self.tidy()
+        super().publish()
 
-    def tidy(self) -> None:
-        """Remove what this and interrupted runs needed on the way."""
-        self.archive.tidy(self.record.title_versionless, self.manifest.workspace)
+    def final_record(self) -> dict[str, Any]:
+        """Return the record with the PIDs of its blobs."""
+        self.record.set_pids(self._pids)
+        return self.record.content
+
+
+class MirrorRun(ArchivingRun):
+    """The copying of a release from another archive."""
+
+    @cached_property
+    def origin_archive(self) -> ArchiveInterface:
+        """The archive that the release is copied from."""
+        return get_interface(self.manifest.source)
+
+    @property
+    def source(self) -> BlobSource:
+        """The blobs of the release there."""
+        return ArchiveSource(self.origin_archive, self.record.content, self.manifest.source_workspace)
+
+    def advice(self) -> str:
+        """Return what can be done."""
+        return f"compare it with that in {printable(self.origin_archive.host)}, and leave it out with --versions"
+
+    def final_record(self) -> dict[str, Any]:
+        """Return the record with the PIDs of the blobs here, and with where the release was published first."""
+        content = copy.deepcopy(self.record.content)
+        pid = content.pop(RECORD_PID, None)
+        content.setdefault(
+            ORIGIN,
+            {
+                "host": str(self.origin_archive.host),
+                "workspace": self.manifest.source_workspace,
+                "pid": pid or self.origin_archive.locate_record(self.record.content, self.manifest.source_workspace),
+                "digest": self.record.digest,
+                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            },
+        )
+        ReleaseRecord(content).set_pids(self._pids)
+        return content
 
 
 class FetchRun(Run):

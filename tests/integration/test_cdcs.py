@@ -16,6 +16,7 @@ import pytest
 
 from pipeline import CDCSArchive, ReleaseRecordNotFoundError
 from pipeline.archives.cdcs.http import NotFoundError
+from pipeline.archives.sources import ProjectSource
 from pipeline.errors import ArchiveError, BlobsFailedError, RecordError
 from pipeline.release import ReleaseRecord
 from pipeline.transfer import Silent
@@ -260,7 +261,7 @@ def test_a_file_that_changes_is_not_stored_under_the_digest_that_it_had(alice: C
     record = upload(alice, tmp_path, {"steady.csv": b"steady"})
     (tmp_path / "changing.csv").write_bytes(b"after")
     blob = record.blobs[0]._replace(digest=sha1(b"befor"), size=5, paths=("changing.csv",))
-    pids, failures = alice.upload_blobs([blob], tmp_path, record, PUBLIC, threads=1, meter=Silent())
+    pids, failures = alice.upload_blobs([blob], ProjectSource(tmp_path), record, PUBLIC, threads=1, meter=Silent())
     assert not pids
     assert "changed" in str(failures[blob.digest])
     assert not stored(alice, [blob.digest, sha1(b"after")])

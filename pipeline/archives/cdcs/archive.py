@@ -24,12 +24,13 @@ from ...errors import (
     ReleaseExistsError,
     printable,
 )
-from ...names import record_title
+from ...names import check_folder_name, record_title
 from ...release import BYTES, FOLDER, ITEM, PID, RECORD_PID, SHA1, Blob, ReleaseRecord, walk_mapping
 from ...settings import may_use_plain_http, read_settings, trusted_bundle
 from ...transfer import Meter, Silent
 from ...versions import matches, parse_expressions, precedence
-from ..interface import DEFAULT_WORKSPACE, ArchiveInterface, Record
+from ..interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, ReleaseName
+from ..sources import BlobSource, ProjectSource
 from .client import CDCSClient, Data, encode_content
 from .downloads import Download
 from .http import Ident, NotFoundError, refuse_plain_http
@@ -197,17 +198,33 @@ class CDCSArchive(ArchiveInterface):
         versions = {content["version"] for _, content in self._releases(title_versionless, workspace)}
         return sorted(versions, key=lambda version: (precedence(version), version))
 
+    def list_releases(
+        self, workspace: str = DEFAULT_WORKSPACE, titles: Sequence[str] | None = None
+    ) -> list[ReleaseName]:
+        """Return the releases of a workspace, all or those with some titles, sorted."""
+        query = {} if titles is None else {"title_versionless": {"$in": sorted(set(titles))}}
+        found = self._query_releases(query, workspace)
+        names = {ReleaseName(content["title_versionless"], content["version"]) for _, content in found}
+        if titles is not None:
+            names = {name for name in names if name.title_versionless in titles}
+        return sorted(names, key=lambda name: (name.title_versionless, precedence(name.version), name.version))
+
     def _releases(self, title: str, workspace: str, version: str | None = None) -> Iterator[tuple[Data, Record]]:
         """Yield the records of a release, or of one version of it, in the order in which they were published."""
         query = {"title_versionless": title}
         if version is not None:
             query["title"] = record_title(title, version)
+        for data, content in self._query_releases(query, workspace):
+            if content["title_versionless"] == title:
+                yield data, content
+
+    def _query_releases(self, query: dict[str, Any], workspace: str) -> Iterator[tuple[Data, Record]]:
         for data in self.curator.query(self._template(RELEASE), query, self._shelf(workspace).workspace):
             with contextlib.suppress(RecordError, InvalidVersionError, InvalidNameError):
                 content = data.content()
-                precedence(str(content.get("version")))
-                names = (content.get("title_versionless"), content.get("title"))
-                if names == (title, record_title(title, content["version"])):
+                title, version = (str(content.get(key)) for key in ("title_versionless", "version"))
+                precedence(version)
+                if content.get("title") == record_title(check_folder_name(title, "title"), version):
                     yield data, content
 
     def _add_digests(self, records: Iterable[Record], workspace: str) -> None:
@@ -300,7 +317,7 @@ class CDCSArchive(ArchiveInterface):
     def upload_blobs(
         self,
         blobs: Sequence[Blob],
-        project_directory: Path,
+        source: BlobSource,
         record: ReleaseRecord,
         workspace: str,
         *,
@@ -310,7 +327,7 @@ class CDCSArchive(ArchiveInterface):
     ) -> tuple[dict[str, str], dict[str, Exception]]:
         """Upload those blobs that are not in the workspace."""
         try:
-            return self._shelf(workspace).upload(blobs, project_directory, threads=threads, meter=meter)
+            return self._shelf(workspace).upload(blobs, source, threads=threads, meter=meter)
         except PipelineError as error:
             for blob in blobs:
                 meter.finished(blob.paths[0], 0, error, False)
@@ -332,7 +349,9 @@ class CDCSArchive(ArchiveInterface):
         if stamp.size == 0:
             return None, 0
         blob = Blob(digest, stamp.size, (path,))
-        pids, failures = self._shelf(workspace_title).upload([blob], Path(working_dir), threads=1, meter=Silent())
+        pids, failures = self._shelf(workspace_title).upload(
+            [blob], ProjectSource(working_dir), threads=1, meter=Silent()
+        )
         if failures:
             raise BlobsFailedError([(path, failures[digest])])
         if verbose:

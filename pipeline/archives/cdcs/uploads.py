@@ -12,16 +12,14 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...checksums import CHUNK, Stream, algorithm, is_digest, new_hash, read_chunks
+from ...checksums import CHUNK, algorithm, is_digest, new_hash, read_chunks
 from ...errors import ArchiveError, PipelineError, RecordError
-from ...project import source_changed
 from ...release import BYTES, Blob
 from ...transfer import Meter
 from ...workers import Item, Workers
-from ..interface import project_source
+from ..sources import BlobSource
 from .client import Blob as StoredBlob
 from .client import CDCSClient, Data
 from .http import Ident, NotAllowedError, SiteUnavailableError
@@ -153,7 +151,7 @@ class BlobShelf:
     # --- how it gets there ----------------------------------------------------------------------------------------
 
     def upload(
-        self, blobs: Sequence[Blob], project_directory: Path, *, threads: int, meter: Meter
+        self, blobs: Sequence[Blob], source: BlobSource, *, threads: int, meter: Meter
     ) -> tuple[dict[str, str], dict[str, Exception]]:
         """Upload those blobs that are not there; return digest to PID, and digest to error of those that failed."""
         there = self.find({blob.digest: blob.size for blob in blobs})
@@ -163,7 +161,7 @@ class BlobShelf:
 
         def upload(blob: Blob) -> None:
             meter.started(blob.paths[0], blob.size)
-            mine[blob.digest] = self._upload(blob, leftovers.get(blob.digest, []), project_directory, meter, workers)
+            mine[blob.digest] = self._upload(blob, leftovers.get(blob.digest, []), source, meter, workers)
             meter.finished(blob.paths[0], blob.size, None, True)
 
         for blob in blobs:
@@ -188,14 +186,14 @@ class BlobShelf:
         return found
 
     def _upload(
-        self, blob: Blob, leftovers: list[StoredBlob], project_directory: Path, meter: Meter, workers: Workers
+        self, blob: Blob, leftovers: list[StoredBlob], source: BlobSource, meter: Meter, workers: Workers
     ) -> _Upload:
         stored = self._whole(leftovers, blob, workers.check)
         is_new = stored is None
         if stored is not None:
             meter.advanced(blob.paths[0], blob.size)
         else:
-            stored = self._send(blob, project_directory, meter, workers.check)
+            stored = self._send(blob, source, meter, workers.check)
         if stored.workspace is None:
             self._assign(stored)
         # A blob of another run can be seen before it has its PID; sites without PIDs have the handle only.
@@ -215,15 +213,12 @@ class BlobShelf:
                 self._curator.delete_blob(stored.id)
             raise
 
-    def _send(self, blob: Blob, project_directory: Path, meter: Meter, check: Callable[[], None]) -> StoredBlob:
+    def _send(self, blob: Blob, source: BlobSource, meter: Meter, check: Callable[[], None]) -> StoredBlob:
         def already_done() -> StoredBlob | None:
             return self._whole(self._leftovers([blob.digest]).get(blob.digest, []), blob, check)
 
         name = blob.digest + _extension(blob.paths[0])
-        with (
-            project_source(project_directory, blob.paths[0], 0) as source,
-            _CheckedSource(source, blob, meter, check) as stream,
-        ):
+        with _CheckedSource(source, blob, meter, check) as stream:
             return self._curator.upload_blob(name, stream, blob.size, already_done)
 
     def _describe(self, blob: Blob, pid: str, handle: str) -> Description:
@@ -308,16 +303,18 @@ def age(data: Data) -> tuple[str, str]:
 
 
 class _CheckedSource(io.RawIOBase):
-    """A file on its way to the site. Its end is given only when all its bytes had the digest of the blob.
+    """A blob on its way to the site. Its end is given only when all its bytes had the digest of the blob.
 
-    A large file is hashed in a thread of its own, while the bytes are sent.
+    A large one is hashed in a thread of its own, while the bytes are sent.
     """
 
-    def __init__(self, stream: Stream, blob: Blob, meter: Meter, check: Callable[[], None]) -> None:
-        self._stream, self._blob, self._meter, self._check = stream, blob, meter, check
+    def __init__(self, source: BlobSource, blob: Blob, meter: Meter, check: Callable[[], None]) -> None:
+        self._source, self._blob, self._meter, self._check = source, blob, meter, check
         self._hash, self._position = new_hash(algorithm(blob.digest)), 0
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="pipeline-hash")
         self._hashing: Future[None] | None = None
+        self._opened = contextlib.ExitStack()
+        self._stream = self._opened.enter_context(source.open(blob))
 
     def tell(self) -> int:
         """Return how many bytes were read."""
@@ -327,10 +324,11 @@ class _CheckedSource(io.RawIOBase):
         """Start over, for a repetition of the upload."""
         if offset or whence != os.SEEK_SET:
             raise io.UnsupportedOperation("an upload can only start over")
-        self._stream.seek(0)
         self._finish_hashing()
         if self._position:
             self._meter.advanced(self._blob.paths[0], -self._position)
+            self._opened.close()
+            self._stream = self._opened.enter_context(self._source.open(self._blob))
         self._hash, self._position = new_hash(algorithm(self._blob.digest)), 0
         return 0
 
@@ -339,14 +337,15 @@ class _CheckedSource(io.RawIOBase):
 
         Raises
         ------
-        SourceChangedError
+        BlobError
             At the end, when the bytes were not those of the blob: the site then discards the upload.
         """
         self._check()
         data = self._stream.read(size) or b""
         self._finish_hashing()
-        if not data and self._hash.hexdigest() != self._blob.digest:
-            raise source_changed()
+        too_long = self._position + len(data) > self._blob.size
+        if too_long or (not data and self._hash.hexdigest() != self._blob.digest):
+            raise self._source.wrong(self._blob)
         if len(data) == self._blob.size:
             self._hash.update(data)
         else:
@@ -361,6 +360,7 @@ class _CheckedSource(io.RawIOBase):
             self._hashing.result()
 
     def close(self) -> None:
-        """End the thread; the file is closed by whoever opened it."""
+        """End the thread, and close the source."""
         self._hasher.shutdown()
+        self._opened.close()
         super().close()
