@@ -1,6 +1,6 @@
 """A real browser, Debian's chromium without a window, that a test looks at a page with.
 
-It is driven by its DevTools protocol over a pair of pipes: no port, no driver, and it ends with the test that started it.
+It is driven by its DevTools protocol over a pair of pipes: there is no port and no driver, and it ends with the tests.
 """
 
 import base64
@@ -11,16 +11,27 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from tests.environments import debian_program
 
 PATIENCE = 40.0
-_FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-sync
---disable-background-networking --disable-component-update --disable-default-apps --disable-extensions
---hide-scrollbars --remote-debugging-pipe""".split()
+_FLAGS = [
+    "--headless=new",
+    "--no-sandbox",  # there is none for root, and the pages are our own
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--hide-scrollbars",
+    # Nothing but this machine can be asked.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--remote-debugging-pipe",
+]
 
 
 class Browser:
@@ -28,14 +39,14 @@ class Browser:
 
     Attributes
     ----------
-    asked : list of str
-        The URLs that the page asked for.
+    asked : list of tuple
+        What the page asked for: kind, as ``Script`` or ``XHR``, and URL.
     complaints : list of str
         Errors of the page's scripts.
     """
 
     def __init__(self, width: int = 1280, height: int = 800) -> None:
-        self.asked: list[str] = []
+        self.asked: list[tuple[str, str]] = []
         self.complaints: list[str] = []
         self._numbers = itertools.count(1)
         self._received = b""
@@ -47,14 +58,12 @@ class Browser:
         # The wrapper only knows a browser that is installed.
         program = wrapper.resolve().parents[1] / "lib" / "chromium" / "chromium"
         self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  it is closed with the browser
+        self._log = tempfile.TemporaryFile()
         theirs_in, self._to = os.pipe()
         self._from, theirs_out = os.pipe()
         # It reads from descriptor 3 and writes to 4.
         script = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
         flags = [*_FLAGS, f"--user-data-dir={self._profile.name}", f"--window-size={self._size}"]
-        # Nothing but this machine can be asked.
-        flags.append("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
         self._process = subprocess.Popen(
             ["bash", "-c", script, program, *flags, "about:blank"],
             env={**os.environ, **variables, "HOME": self._profile.name},
@@ -111,7 +120,7 @@ class Browser:
 
     def _note(self, event: dict[str, Any]) -> None:
         if event.get("method") == "Network.requestWillBeSent":
-            self.asked.append(event["params"]["request"]["url"])
+            self.asked.append((event["params"]["type"], event["params"]["request"]["url"]))
         elif event.get("method") == "Runtime.exceptionThrown":
             self.complaints.append(json.dumps(event["params"]["exceptionDetails"]))
 
@@ -127,17 +136,19 @@ class Browser:
         assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
         return answer["result"].get("value")
 
-    def wait_until(self, expression: str, what: str, still: Callable[[], object] = lambda: True) -> Any:
-        """Return what an expression is when it comes true; no use to wait when `still` is not."""
+    def wait_until(self, expression: str, what: str) -> Any:
+        """Return what an expression is when it comes true."""
         end = time.monotonic() + PATIENCE
         while not (value := self.see(expression)):
-            assert time.monotonic() < end and still(), f"waited in vain until {what}; the page reads: {self.text()}"
+            assert time.monotonic() < end, f"waited in vain until {what}; the page reads: {self.text()}"
             time.sleep(0.05)
         return value
 
     def text(self, selector: str = "body") -> str:
         """Return what can be read in a part of the page."""
-        return str(self.see(f"[...document.querySelectorAll({json.dumps(selector)})].map(e => e.innerText).join('\\n')"))
+        return str(
+            self.see(f"[...document.querySelectorAll({json.dumps(selector)})].map(e => e.innerText).join('\\n')")
+        )
 
     def click(self, selector: str) -> None:
         """Click what a CSS selector names first."""

@@ -86,7 +86,12 @@ def _unpack(program: str, packages: tuple[str, ...], folder: Path) -> None:
         raise NotInstalledError(f"{program} is not installed, and only on Debian it can be downloaded; install it.")
     # Lists of packages of our own are as new as the packages, and need no root.
     (folder / "lists" / "partial").mkdir(parents=True)
-    options = ["-qq", f"-oDir::State::Lists={folder / 'lists'}", "-oDir::Cache::pkgcache=", "-oDir::Cache::srcpkgcache="]
+    options = [
+        "-qq",
+        f"-oDir::State::Lists={folder / 'lists'}",
+        "-oDir::Cache::pkgcache=",
+        "-oDir::Cache::srcpkgcache=",
+    ]
 
     def apt_get(*command: str) -> str:
         line = ["apt-get", *options, "-oAPT::Sandbox::User=root", "-oDebug::NoLocking=1", *command]

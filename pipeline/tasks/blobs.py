@@ -52,20 +52,29 @@ class BlobTarget(luigi.Target):
         return f"{self.blob.paths[0]} ({self.blob.digest})"
 
 
-_NAMES = {"release", "manifest", "blobs", "path"}
-_HIDDEN = ParameterVisibility.HIDDEN
+_NAMES = {"release", "path", "blobs", "manifest"}
+# A parameter that tells people nothing is not on the scheduler's page.
+HIDDEN = ParameterVisibility.HIDDEN
 
 
-class BlobTask(ExplainedTask):
+class ManifestTask(ExplainedTask):
+    """What is done for one manifest. All parameters are texts, and those that are hidden tell tasks apart too."""
+
+    release = luigi.Parameter(description="Title and version of the release.")
+
+    def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
+        """Return the parameters as they are; no copies, because there are very many tasks."""
+        return self.param_kwargs
+
+
+class BlobTask(ManifestTask):
     """The moving of one blob, or of a batch of them."""
 
     kind: ClassVar[type[Run]]
 
-    release = luigi.Parameter(description="Title and version of the release.")
     path = luigi.Parameter(batch_method=_join_paths, description="The blob's first file, for people.")
-    # The scheduler's page does not show what only the workers need.
-    blobs = luigi.Parameter(batch_method=_join_numbers, visibility=_HIDDEN, description="Positions in the manifest.")
-    manifest = luigi.Parameter(visibility=_HIDDEN, description="Digest of the manifest.")
+    blobs = luigi.Parameter(batch_method=_join_numbers, visibility=HIDDEN, description="Positions in the manifest.")
+    manifest = luigi.Parameter(visibility=HIDDEN, description="Digest of the manifest.")
 
     _params: ClassVar[list[tuple[str, luigi.Parameter]] | None] = None
 
@@ -84,10 +93,6 @@ class BlobTask(ExplainedTask):
         if args or kwargs.keys() != _NAMES:
             return super().get_param_values(params, args, kwargs)
         return [(name, kwargs[name]) for name, _ in params]
-
-    def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
-        """Return the parameters as texts, which they are; no copies, because there are very many."""
-        return self.param_kwargs
 
     @property
     def moving(self) -> Run:
