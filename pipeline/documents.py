@@ -4,11 +4,13 @@ Records are written as JSON that YAML reads as the same. What is read is JSON, o
 look that keeps a hostile document from taking the memory, the time or the stack of the process.
 """
 
+import datetime
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -35,10 +37,13 @@ _POINTLESS = re.compile(r"\de[+-]\d")
 def dump_mapping(content: Mapping[str, Any]) -> bytes:
     r"""Return a mapping as JSON that is also YAML, UTF-8, one top-level key a line.
 
+    A top-level value with NaN, infinity or a date in it, which records of the earlier tool may have, has no JSON form
+    and is written as YAML.
+
     Raises
     ------
     RecordError
-        When a value has no JSON form (NaN, infinity, text that is not valid Unicode), or a key is too long for YAML.
+        When a value has neither form, such as text that is not valid Unicode, or a key is too long for YAML.
 
     Examples
     --------
@@ -49,12 +54,32 @@ def dump_mapping(content: Mapping[str, Any]) -> bytes:
     try:
         pieces = [piece for key, value in content.items() for piece in (b",\n", _dump(key), b": ", _dump(value))]
         return b"".join([b"{\n", *pieces[1:], b"\n}\n"])
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RecordError(f"The record cannot be written as JSON: {printable(error)}.") from None
+    except (TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = printable(str(error).splitlines()[0])
+        raise RecordError(f"The record cannot be written as JSON: {reason}.") from None
+
+
+class _YamlDumper(yaml.SafeDumper):
+    """Writes the types of JSON, and dates."""
+
+    yaml_representers: ClassVar[dict[Any, Any]] = {
+        kind: how
+        for kind, how in yaml.SafeDumper.yaml_representers.items()
+        if kind in (None, type(None), str, bool, int, float, list, dict, datetime.date, datetime.datetime)
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write what is there twice twice."""
+        return True
 
 
 def _dump(value: Any) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        style: dict[str, Any] = {"default_flow_style": True, "width": sys.maxsize, "sort_keys": False}
+        written: str = yaml.dump(value, Dumper=_YamlDumper, **style)
+        return written.removesuffix("...\n").rstrip().encode()
     text = _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     if _POINTLESS.search(text):
         text = _STRING_OR_POINTLESS.sub(lambda match: f"{match[1]}.0{match[2]}" if match[2] else match[0], text)

@@ -115,3 +115,12 @@ def assert_archive_is_sound(archive: Path) -> None:
     """Check, with nothing of the code under test, that every blob has the bytes that its name says."""
     for blob in archive.glob("*/*/blobs/??/*"):
         assert hashlib.sha1(blob.read_bytes()).hexdigest() == blob.name
+
+
+def bytes_written(process: "subprocess.Popen[str]") -> int:
+    """Wait for a process to end and return how many bytes it wrote to files, by the kernel's account."""
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    account = dict(line.split(": ") for line in Path(f"/proc/{process.pid}/io").read_text().splitlines())
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return int(account["wchar"])

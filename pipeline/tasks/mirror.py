@@ -1,12 +1,13 @@
 """Copy releases to another archive: MirrorArchive, MirrorRelease -> MirrorReleaseRecord -> MirrorBlob for each blob."""
 
+import time
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import luigi
 
-from ..archives import get_interface
+from ..archives import ArchiveInterface, get_interface
 from ..archives.interface import DEFAULT_WORKSPACE, ReleaseName, not_found
 from ..errors import ArchiveError, PipelineError, ReleaseFileError, printable
 from ..manifest import Manifest
@@ -14,7 +15,7 @@ from ..names import check_folder_name, normalize_title, record_title
 from ..progress import format_bytes, log
 from ..release import ReleaseRecord
 from ..versions import matches, parse_expressions
-from .base import ArchiveParameter, PlannedTask, TextsParameter, announce_archive, locate_archive
+from .base import ArchiveParameter, ExplainedTask, PlannedTask, TextsParameter, announce_archive, locate_archive
 from .blobs import BlobTask, tasks_for
 from .runs import MirrorRun, manifest_folder
 
@@ -80,6 +81,10 @@ class MirrorReleaseRecord(_BetweenArchives):
         there.check_record(record)
         manifest = Manifest(destination, None, self.workspace_there(), "", record, source, self.workspace)
         return MirrorRun(manifest, there)
+
+    def complete(self) -> bool:
+        """Tell whether the destination has the release; what was copied here is not looked up again."""
+        return (self.done is not None and self.done.is_finished()) or super().complete()
 
     def requirements(self, plan: MirrorRun) -> list[Any]:
         """Return the task of every blob."""
@@ -211,6 +216,25 @@ class MirrorRelease(_Mirror):
         return self.plan_for(wanted, 0)
 
 
+_FRESH_SECONDS = 10.0
+_listings: dict[tuple[str, str, tuple[str, ...] | None], tuple[float, list[ReleaseName]]] = {}
+
+
+def _list_releases(archive: ArchiveInterface, workspace: str, titles: list[str] | None) -> list[ReleaseName]:
+    """Return what is in an archive, asked once for all the nights that RangeDailyBase looks at in one go."""
+    key = str(archive.host), workspace, None if titles is None else tuple(titles)
+    asked_at, names = _listings.get(key, (-_FRESH_SECONDS, []))
+    if time.monotonic() - asked_at >= _FRESH_SECONDS:
+        names = archive.list_releases(workspace, titles)
+        _listings[key] = time.monotonic(), names
+    return names
+
+
+@ExplainedTask.event_handler(luigi.Event.START)
+def _forget_listings(task: ExplainedTask) -> None:
+    _listings.clear()
+
+
 class MirrorArchive(_Mirror):
     """Copy every release that another archive lacks. One that cannot be copied does not stop the others."""
 
@@ -222,8 +246,8 @@ class MirrorArchive(_Mirror):
         source, destination = map(get_interface, self.ends())
         titles = [normalize_title(title) for title in self.titles] or None
         expressions = parse_expressions(self.versions)
-        here = source.list_releases(self.workspace, titles)
+        here = _list_releases(source, self.workspace, titles)
         wanted = [name for name in here if matches(name.version, expressions)]
-        there = set(destination.list_releases(self.workspace_there(), titles))
+        there = set(_list_releases(destination, self.workspace_there(), titles))
         missing = [name for name in wanted if name not in there]
         return self.plan_for(missing, len(wanted) - len(missing))

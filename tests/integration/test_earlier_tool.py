@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from pipeline.archive_interface import FileSystemArchive
+from pipeline.archives.filesystem import create_archive
 from pipeline.errors import BlobsFailedError
 from tests.environments import NotInstalledError, python_with
 from tests.support import EXAMPLE, Workshop, assert_archive_is_sound, tree
@@ -182,6 +183,26 @@ class TestWhatTheyPublished:
         assert theirs.fetch().code == 0
         record = theirs.folder / "fetched" / "sample-v0.10.0" / ".rme" / "record.yml"
         assert yaml.safe_load(record.read_bytes()) == yaml.safe_load(theirs.record_file("0.10.0").read_bytes())
+
+    def test_is_mirrored_and_read_by_them_from_the_mirror(self, theirs: Workshop, earlier_tool: EarlierTool) -> None:
+        create_archive(theirs.folder / "mirror")
+        outcome = theirs.run("MirrorArchive", source="archive", destination="mirror")
+        assert outcome.code == 0, outcome.output
+        assert "Mirrored archive to mirror: 3 releases" in outcome.output
+        again = theirs.run("MirrorRelease", source="archive", destination="mirror", title="sample")
+        assert "Nothing to do: mirror has all 2 releases" in again.output
+        copy = yaml.safe_load((theirs.folder / "mirror" / WORKSPACE / "sample" / "sample-v0.10.0.yml").read_bytes())
+        assert copy.pop("origin")["host"] == str(theirs.archive)
+        record = yaml.safe_load(theirs.record_file("0.10.0").read_bytes())
+        record["project"]["data"]["empty.txt"]["/bpid/"] = None  # here, empty files live in the record only
+        assert copy == record
+        where = {
+            "archive": str(theirs.folder / "mirror"),
+            "workspace": WORKSPACE,
+            "folder": str(theirs.folder / "back"),
+        }
+        earlier_tool.do(("download", {**where, "title": "sample", "version": "0.10.0"}))
+        assert files_in(theirs.folder / "back") == files_in(theirs.folder / "project")
 
     def test_is_found_by_version(self, theirs: Workshop) -> None:
         archive = FileSystemArchive(theirs.archive)

@@ -27,7 +27,9 @@ from pipeline.archive_interface import (
     get_interface,
     is_url,
 )
+from pipeline.archives.filesystem import create_archive
 from pipeline.errors import (
+    ArchiveError,
     BlobsFailedError,
     PipelineError,
     ReleaseExistsError,
@@ -742,6 +744,35 @@ class TestAnArchiveOfOnesOwn:
         at_work.blobs[record["project"]["a.txt"]["/bpid/"]] = lost
         assert self.build(pipeline.FetchRelease(archive="memory://here", title="sample", destination="fetched"))
         assert files_in(workshop.folder / "fetched" / "sample-v0.1.0") == FILES
+
+    def test_with_a_mirror_in_both_directions(
+        self, workshop: Workshop, at_work: MemoryArchive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def open_archive(host: str, user: str | None = None) -> ArchiveInterface:
+            return at_work if host.startswith("memory:") else FileSystemArchive(host)
+
+        for module in (pipeline.tasks.mirror, pipeline.tasks.runs):
+            monkeypatch.setattr(module, "get_interface", open_archive)
+        create_archive(workshop.archive)
+        workshop.project(files=FILES)
+        publish(at_work, workshop.folder / "project")
+        for source, workspace, destination, other in (
+            ("memory://here", WORKSPACE, "archive", "copy"),
+            ("archive", "copy", "memory://here", "back"),
+        ):
+            ends = {"source": source, "destination": destination, "titles": ("sample",)}
+            assert self.build(pipeline.MirrorArchive(**ends, workspace=workspace, destination_workspace=other))
+        assert_archive_is_sound(workshop.archive)
+        back = at_work.records["back", "sample-v0.1.0"]
+        assert back["origin"]["host"] == "memory://here"
+        fetched = pipeline.FetchRelease(archive="archive", workspace="copy", title="sample", destination="fetched")
+        monkeypatch.setattr(pipeline.tasks.base, "get_interface", open_archive)
+        assert self.build(fetched)
+        assert files_in(workshop.folder / "fetched" / "sample-v0.1.0") == FILES
+
+    def test_its_titles_must_be_named_for_a_mirror(self, workshop: Workshop, at_work: MemoryArchive) -> None:
+        with pytest.raises(ArchiveError, match="--titles"):
+            at_work.list_releases()
 
 
 class TestDownloadRelease:

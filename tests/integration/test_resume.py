@@ -25,7 +25,7 @@ from pipeline.destination import Destination
 from pipeline.durable import Staging
 from pipeline.release import ReleaseRecord
 from pipeline.transfer import Move, Silent, file_source, move_blobs
-from tests.support import Workshop, assert_archive_is_sound, sha1, tree
+from tests.support import Workshop, assert_archive_is_sound, bytes_written, sha1, tree
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
 
@@ -272,15 +272,6 @@ def test_several_worker_processes_do_the_same_and_say_the_same_as_one(workshop: 
     assert "ERROR" not in outcome.output
     assert "250 moved" in outcome.output
     assert "0 already there" in outcome.output
-
-
-def bytes_written(process: "subprocess.Popen[str]") -> int:
-    """Wait for a process to end and return how many bytes it wrote to files, by the kernel's account."""
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    account = dict(line.split(": ") for line in Path(f"/proc/{process.pid}/io").read_text().splitlines())
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, output
-    return int(account["wchar"])
 
 
 @pytest.mark.skipif(

@@ -3,11 +3,13 @@
 import copy
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import date, datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -236,7 +238,7 @@ def test_a_record_is_utf8_with_one_top_level_key_a_line() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), float("inf"), -float("inf"), "\ud800", {"\udcff": 1}, {1, 2}, b"bytes", object(), 10**5000],
+    ["\ud800", {"\udcff": 1}, {1, 2}, b"bytes", object(), 10**5000],
     ids=lambda value: type(value).__name__,
 )
 def test_what_has_no_json_form_is_never_written(value: Any) -> None:
@@ -244,6 +246,22 @@ def test_what_has_no_json_form_is_never_written(value: Any) -> None:
         with pytest.raises(RecordError, match="cannot be written as JSON") as caught:
             dump_mapping(content)
         assert is_one_sentence(caught.value)
+
+
+def test_what_has_a_yaml_form_only_is_written_as_yaml() -> None:
+    odd = {
+        "limits": [float("inf"), -float("inf"), 1e-7],
+        "day": date(2026, 3, 1),
+        "text": "é: {,}\x85 yes",
+        "none": None,
+    }
+    data = dump_mapping(
+        {"title": "é", "workflow": odd, "at": datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc), "nan": float("nan")}
+    )
+    read = load_mapping(data, "it")
+    assert math.isnan(read.pop("nan"))
+    assert read == {"title": "é", "workflow": odd, "at": datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)}
+    assert len(data.splitlines()) == 6
 
 
 def test_what_contains_itself_or_has_no_end_is_never_written() -> None:
