@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .checksums import HashCache, Stamp, Stream, algorithm, hash_file, hash_files
 from .durable import Staging, make_folders, sync_folder, write_file
 from .errors import BlobDamagedError, BlobsFailedError, InvalidNameError, RecordError, SourceChangedError, printable
@@ -166,7 +164,7 @@ class Destination:
         """Tell whether everything of the record that is no blob is here: empty files, folders and the record."""
         try:
             return (
-                self.record_file.read_bytes() == self._record_bytes()
+                self.record_file.read_bytes() == self.record.dump()
                 and all((stamp := self._stamp(path)) and stamp.size == 0 for path in self.record.empty_files)
                 and all(os.path.isdir(self._prefix + path) for path in self.record.folders)
             )
@@ -192,15 +190,8 @@ class Destination:
         # Another run may have been stopped when it had named a file and not made the name durable.
         for path in ("", *self.record.folders):
             sync_folder(self._prefix + path)
-        write_file(self._record_bytes(), self.record_file, self._staging, exclusive=False)
+        write_file(self.record.dump(), self.record_file, self._staging, exclusive=False)
         self.tidy()
-
-    def _record_bytes(self) -> bytes:
-        try:
-            return self.record.dump()
-        except RecordError:
-            # The earlier tool keeps attributes of HDF5 files, and these may be NaN.
-            return yaml.safe_dump(self.record.content, allow_unicode=True, sort_keys=False).encode()
 
     def _make_staging(self) -> None:
         for folder in self._make_folder(self._staging.folder):

@@ -4,13 +4,12 @@ Records are written as JSON that YAML reads as the same. What is read is JSON, o
 look that keeps a hostile document from taking the memory, the time or the stack of the process.
 """
 
-import datetime
 import json
 import os
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -37,8 +36,8 @@ _POINTLESS = re.compile(r"\de[+-]\d")
 def dump_mapping(content: Mapping[str, Any]) -> bytes:
     r"""Return a mapping as JSON that is also YAML, UTF-8, one top-level key a line.
 
-    A top-level value with NaN, infinity or a date in it, which records of the earlier tool may have, has no JSON form
-    and is written as YAML.
+    A top-level value with NaN or a date in it, which records of the earlier tool may have, has no JSON form and is
+    written as YAML.
 
     Raises
     ------
@@ -60,13 +59,7 @@ def dump_mapping(content: Mapping[str, Any]) -> bytes:
 
 
 class _YamlDumper(yaml.SafeDumper):
-    """Writes the types of JSON, and dates."""
-
-    yaml_representers: ClassVar[dict[Any, Any]] = {
-        kind: how
-        for kind, how in yaml.SafeDumper.yaml_representers.items()
-        if kind in (None, type(None), str, bool, int, float, list, dict, datetime.date, datetime.datetime)
-    }
+    """Writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write what is there twice twice."""
@@ -79,6 +72,7 @@ def _dump(value: Any) -> bytes:
     except (TypeError, ValueError):
         style: dict[str, Any] = {"default_flow_style": True, "width": sys.maxsize, "sort_keys": False}
         written: str = yaml.dump(value, Dumper=_YamlDumper, **style)
+        yaml.load(written, Loader=_YAML_LOADER)  # noqa: S506  it is the safe loader, which refuses odd Unicode
         return written.removesuffix("...\n").rstrip().encode()
     text = _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     if _POINTLESS.search(text):

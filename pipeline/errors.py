@@ -45,6 +45,14 @@ class ReleaseRecordNotFoundError(PipelineError):
     """Raised when a record is asked for but does not exist."""
 
 
+class RequirementsError(PipelineError):
+    """Requirements that cannot be understood, contradict each other, or go round in a circle."""
+
+
+class LockFileError(PipelineError):
+    """A lock file that is damaged, or does not fit what is asked for."""
+
+
 class ReleaseExistsError(PipelineError):
     """The version is in the archive already, with other content."""
 

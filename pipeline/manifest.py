@@ -5,6 +5,7 @@ the sorted blobs of the manifest's record.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -101,8 +102,9 @@ class Manifest:
             ) from None
 
 
+@functools.cache
 def _remove_forgotten(folder: Path) -> None:
-    """Remove the manifests of runs that were given up."""
+    """Remove the manifests of runs that were given up; once in a process, which may mirror very many releases."""
     for file in folder.iterdir():
         if file.stat().st_mtime < time.time() - _KEPT_SECONDS:
             file.unlink()

@@ -39,7 +39,7 @@ def home(workshop: Workshop) -> Workshop:
 
 
 def sh(home: Workshop, command: str) -> str:
-    here = command.replace("/srv/archive", str(home.archive))
+    here = command.replace("/srv/archive", str(home.archive)).replace("/srv/mirror", str(home.folder / "mirror"))
     done = subprocess.run(
         ["bash", "-euc", here], cwd=home.folder, env=home.environment, capture_output=True, text=True, check=False
     )
@@ -48,7 +48,7 @@ def sh(home: Workshop, command: str) -> str:
 
 
 def test_the_everyday_commands_work_in_the_order_of_the_readme(home: Workshop) -> None:
-    create, publish, rehearse, fetch = blocks("sh")[2:6]
+    create, publish, rehearse, fetch, fetch_all, mirror, mirror_one = blocks("sh")[2:9]
     assert "is an archive now" in sh(home, create)
     assert "Published waveguide-calibration-v1.0.0" in sh(home, publish)
     before = tree(home.archive)
@@ -57,10 +57,17 @@ def test_the_everyday_commands_work_in_the_order_of_the_readme(home: Workshop) -
     assert "Fetched waveguide-calibration-v1.0.0" in sh(home, fetch)
     fetched = tree(home.folder / "data" / "waveguide-calibration-v1.0.0")
     assert {path: fetched[path] for path in tree(home.folder / "waveguide")} == tree(home.folder / "waveguide")
+    home.project("cables", {"cable.csv": b"1,2\n"})
+    home.publish("cables", "0.2.0", title="cable-models")
+    assert "Fetched cable-models-v0.2.0" in sh(home, fetch_all)
+    assert (home.folder / "data" / "cable-models-v0.2.0" / "cable.csv").is_file()
+    assert (home.folder / "data" / "waveguide-calibration.lock").is_file()
+    assert "2 releases, 17 blobs moved" in sh(home, mirror)
+    assert "Nothing to do" in sh(home, mirror_one)
 
 
 def test_a_newcomer_tries_a_cdcs_site_as_the_readme_says(home: Workshop) -> None:
-    playground, create, publish = blocks("sh")[6:]
+    playground, create, publish = blocks("sh")[9:]
     port = free_port()
     command = [sys.executable, *playground.split()[1:], "--port", str(port), "--folder", str(home.folder / "site")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as site:

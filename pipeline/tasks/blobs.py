@@ -18,6 +18,8 @@ from .runs import Run, known_run, run_of
 BIG_BYTES = 64 * 2**20
 _BATCHES_PER_RELEASE = 8
 _SMALLEST_BATCH = 200
+# More than any release has blobs.
+PRIORITIES_PER_RANK = 2**32
 
 
 def _join_numbers(numbers: Iterable[str]) -> str:
@@ -134,7 +136,8 @@ class BlobTask(ManifestTask):
         """Big blobs come first, then the others in the order of the manifest, so that a batch is one range of it."""
         run = known_run(self.kind, self.manifest)
         count = len(run.blobs) if run else 0
-        return count - int(self.blobs) if self.batchable else count + 1
+        first = run.rank * PRIORITIES_PER_RANK if run else 0
+        return first + (count - int(self.blobs) if self.batchable else count + 1)
 
     @property
     def resources(self) -> dict[str, int]:  # type: ignore[override]  # Luigi has a plain attribute

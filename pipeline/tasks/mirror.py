@@ -16,7 +16,7 @@ from ..progress import format_bytes, log
 from ..release import ReleaseRecord
 from ..versions import matches, parse_expressions
 from .base import ArchiveParameter, ExplainedTask, PlannedTask, TextsParameter, announce_archive, locate_archive
-from .blobs import BlobTask, tasks_for
+from .blobs import PRIORITIES_PER_RANK, BlobTask, tasks_for
 from .runs import MirrorRun, manifest_folder
 
 
@@ -68,6 +68,12 @@ class MirrorReleaseRecord(_BetweenArchives):
 
     title = luigi.Parameter(description="Title of the release.")
     version = luigi.Parameter(description="Its version.")
+    rank: int = 0
+
+    @property
+    def priority(self) -> int:  # type: ignore[override]  # Luigi has a plain attribute
+        """The record comes after the blobs of its release, and before those of the next one."""
+        return self.rank * PRIORITIES_PER_RANK
 
     def make_plan(self) -> MirrorRun:
         """Read the record in the source, and find out which blobs the destination has."""
@@ -80,7 +86,9 @@ class MirrorReleaseRecord(_BetweenArchives):
         there = get_interface(destination)
         there.check_record(record)
         manifest = Manifest(destination, None, self.workspace_there(), "", record, source, self.workspace)
-        return MirrorRun(manifest, there)
+        run = MirrorRun(manifest, there)
+        run.rank = self.rank
+        return run
 
     def complete(self) -> bool:
         """Tell whether the destination has the release; what was copied here is not looked up again."""
@@ -169,7 +177,10 @@ class _Mirror(_BetweenArchives):
 
     def plan_for(self, releases: list[ReleaseName], there: int) -> MirrorPlan:
         """Return the plan to look at some releases."""
-        return MirrorPlan(printable(self.source), printable(self.destination), self.tasks(releases), there)
+        tasks = self.tasks(releases)
+        for rank, task in enumerate(reversed(tasks)):
+            task.rank = rank
+        return MirrorPlan(printable(self.source), printable(self.destination), tasks, there)
 
     def requirements(self, plan: MirrorPlan) -> list[Any]:
         """Return the task of each release."""

@@ -69,11 +69,15 @@ class Run(ABC):
 
     Attributes
     ----------
+    rank : int
+        Of several runs, one with a higher rank moves all of its blobs first.
     threads : int
         How many blobs move at the same time.
     resources : dict
         What a batch takes of the limits in ``[resources]``, name to number of transfers.
     """
+
+    rank: int = 0
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         self.manifest = manifest
@@ -400,7 +404,15 @@ class MirrorRun(ArchivingRun):
 
 
 class FetchRun(Run):
-    """The fetching of a release."""
+    """The fetching of a release.
+
+    Attributes
+    ----------
+    required : sequence of FetchRun
+        What a dry run would fetch besides.
+    """
+
+    required: Sequence["FetchRun"] = ()
 
     @cached_property
     def destination(self) -> Destination:
@@ -423,3 +435,7 @@ class FetchRun(Run):
     def is_finished(self) -> bool:
         """Tell whether everything of the release is in the folder."""
         return self.destination.is_complete() and all(map(self.is_there, self.blobs))
+
+    def prospect(self) -> str:
+        """Return what would be done, for people."""
+        return "; of ".join([super().prospect(), *(f"{run.record.title}, {run.prospect()}" for run in self.required)])

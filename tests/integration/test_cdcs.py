@@ -340,3 +340,21 @@ def test_nonsense_of_others_in_the_workspace_hides_nothing(alice: CDCSArchive, t
     curator.create_data("no", curator.template_id("Release"), public, bad)
     alice.upload_release_record(record.content, PUBLIC)
     assert json.dumps(alice.get_release_versions(record.title_versionless)) == '["1.0.0"]'
+
+
+def test_required_releases_come_from_the_site_until_one_is_published_again(site: Site) -> None:
+    cables, project = f"cables-of-{site.title}"[:60].strip("-"), site.workshop.project(files=files(site.title, 2))
+    assert site.publish("0.2.0", title=cables).code == 0
+    (project / "release.yml").write_text(f"requires-releases: ['{cables}>=0.2.0']", encoding="utf-8")
+    assert site.publish().code == 0
+    outcome = site.fetch(with_requirements=True)
+    assert outcome.code == 0, outcome.output
+    assert f"Required by it, and here: {cables}-v0.2.0" in outcome.output
+    assert len(list(site.workshop.folder.glob("fetched/*/data"))) == 2
+    assert "Nothing to do" in site.fetch(with_requirements=True).output
+    (project / "release.yml").unlink()
+    assert site.publish("0.2.0", title=cables, repeat_release=True).code == 0
+    outcome = site.fetch(with_requirements=True)
+    assert outcome.code == 30
+    assert f"names {cables}-v0.2.0, which is no longer in {site.server.base_url} with the same record" in outcome.output
+    assert site.fetch(with_requirements=True, update=True).code == 0

@@ -238,7 +238,7 @@ def test_a_record_is_utf8_with_one_top_level_key_a_line() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["\ud800", {"\udcff": 1}, {1, 2}, b"bytes", object(), 10**5000],
+    ["\ud800", {"\udcff": 1}, [float("nan"), "\ud800"], object(), 10**5000],
     ids=lambda value: type(value).__name__,
 )
 def test_what_has_no_json_form_is_never_written(value: Any) -> None:
