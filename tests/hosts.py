@@ -11,12 +11,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.environments import last_line
 from tests.luigid import LUIGID, PATIENCE
 from tests.support import Outcome, Workshop
 
 _SCHEDULER = "10.0.0.1"
 _PORT = 8082
 _AS_ROOT = os.geteuid() == 0 if sys.platform != "win32" else False
+
+
+# A process that keeps a namespace alive for as long as the tests do.
+_KEEP = """
+import socket, subprocess, sys
+socket.sethostname(sys.argv[1])
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+print("ready", flush=True)
+sys.stdin.read()
+"""
 
 
 class Namespace:
@@ -34,12 +45,13 @@ class Namespace:
         command = ["unshare", "--net", "--uts"]
         if parent is None and not _AS_ROOT:
             command += ["--user", "--map-root-user"]
-        script = f"echo {name} > /proc/sys/kernel/hostname && ip link set lo up && echo ready && exec sleep infinity"
-        line = [*(parent.inside if parent else []), *command, "sh", "-c", script]
-        self._process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = [*(parent.inside if parent else []), *command, sys.executable, "-c", _KEEP, name]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
-            raise AssertionError(f"No network namespace can be made here: {self._process.communicate()[1].strip()}")
+            reason = last_line(self._process.communicate()[1])
+            raise AssertionError(f"No network namespace can be made here; run the tests as root: {reason}")
 
     @property
     def pid(self) -> int:
@@ -58,7 +70,6 @@ class Namespace:
 
     def close(self) -> None:
         """End the process; the namespace goes with it when nobody else is in it."""
-        self._process.kill()
         self._process.communicate()
 
 

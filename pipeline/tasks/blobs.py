@@ -18,6 +18,8 @@ from .runs import Run, known_run, run_of
 BIG_BYTES = 64 * 2**20
 _BATCHES_PER_RELEASE = 8
 _SMALLEST_BATCH = 200
+# About so many bytes at most are one batch: several hosts can share a release of few blobs that are not small.
+_BATCH_BYTES = 8 * BIG_BYTES
 # More than any release has blobs.
 PRIORITIES_PER_RANK = 2**32
 
@@ -127,9 +129,11 @@ class BlobTask(ManifestTask):
 
     @property
     def max_batch_size(self) -> int:  # type: ignore[override]
-        """Batches grow with the release, so that the number of calls to the scheduler does not."""
+        """Batches grow with the release, so that calls to the scheduler do not become more, but not to very many bytes."""
         run = known_run(self.kind, self.manifest)
-        return max(_SMALLEST_BATCH, -(-len(run.blobs if run else ()) // _BATCHES_PER_RELEASE))
+        sizes = [blob.size for blob in run.blobs if blob.size < BIG_BYTES] if run else []
+        grown = max(_SMALLEST_BATCH, -(-len(run.blobs if run else ()) // _BATCHES_PER_RELEASE))
+        return min(grown, len(sizes) * _BATCH_BYTES // sum(sizes)) if sizes else grown
 
     @property
     def priority(self) -> int:  # type: ignore[override]
