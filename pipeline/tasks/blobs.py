@@ -129,7 +129,7 @@ class BlobTask(ManifestTask):
 
     @property
     def max_batch_size(self) -> int:  # type: ignore[override]
-        """Batches grow with the release, so that calls to the scheduler do not become more, but not to very many bytes."""
+        """Batches grow with the release, so that the scheduler is not asked more often, but not to very many bytes."""
         run = known_run(self.kind, self.manifest)
         sizes = [blob.size for blob in run.blobs if blob.size < BIG_BYTES] if run else []
         grown = max(_SMALLEST_BATCH, -(-len(run.blobs if run else ()) // _BATCHES_PER_RELEASE))
