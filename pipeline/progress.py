@@ -56,15 +56,16 @@ class Progress:
     ----------
     announce : callable or None
         Takes a status message and a percentage; called about once a second.
-    moved, there, failed : int
-        Blobs that were moved by this run, were in place already, or could not be moved.
+    moved, there : int
+        Blobs that were moved by this run, or were in place already.
     moved_bytes : int
         The bytes of the moved ones.
     """
 
     def __init__(self, what: str, blobs: int, nbytes: int, *, shown: bool = True, names_shown: bool = True) -> None:
         self.announce: Callable[[str, int], None] | None = None
-        self.moved = self.there = self.failed = self.moved_bytes = 0
+        self.moved = self.there = self.moved_bytes = 0
+        self._failed: set[str] = set()
         self._what = what
         self._blobs = blobs
         self._total = nbytes
@@ -89,6 +90,11 @@ class Progress:
         return time.monotonic() - self._began
 
     @property
+    def failed(self) -> int:
+        """How many blobs could not be moved; one that is tried again counts once."""
+        return len(self._failed)
+
+    @property
     def accounted(self) -> int:
         """How many blobs are moved, there or failed."""
         return self.moved + self.there + self.failed
@@ -109,8 +115,9 @@ class Progress:
         """Note the end of a blob."""
         with self._guard:
             self._current.pop(name, None)
+            self._failed.discard(name)
             if error is not None:
-                self.failed += 1
+                self._failed.add(name)
             elif moved:
                 self.moved += 1
                 self.moved_bytes += nbytes

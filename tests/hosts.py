@@ -3,8 +3,10 @@
 They are namespaces of Linux. Whoever is not root makes them in a user namespace.
 """
 
+import configparser
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from tests.environments import last_line
 from tests.luigid import LUIGID, PATIENCE
-from tests.support import Outcome, Workshop
+from tests.support import ROOT, Outcome, Workshop
 
 _SCHEDULER = "10.0.0.1"
 _PORT = 8082
@@ -28,6 +30,19 @@ subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 print("ready", flush=True)
 sys.stdin.read()
 """
+
+
+def _configure(file: Path, setting: str, **sooner: dict[str, str]) -> None:
+    """Write the configuration of the README that has a setting, with shorter times."""
+    blocks = re.findall(
+        "^```ini\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (block,) = (block for block in blocks if setting in block)
+    configuration = configparser.ConfigParser()
+    configuration.read_string(block)
+    configuration.read_dict(sooner)
+    with file.open("w") as stream:
+        configuration.write(stream)
 
 
 class Namespace:
@@ -81,10 +96,11 @@ class Host(Workshop):
         super().__init__(folder)
         self.namespace = namespace
         self._run: subprocess.Popen[str] | None = None
-        (folder / "central.cfg").write_text(
-            f"[core]\nlocal_scheduler = false\nscheduler_host = {_SCHEDULER}\nscheduler_port = {_PORT}\n"
-            "rpc_retry_attempts = 60\nrpc_retry_wait = 1\n"
-            "[worker]\nping_interval = 0.5\nkeep_alive = true\nwait_interval = 1\nwait_jitter = 0\n"
+        _configure(
+            folder / "central.cfg",
+            "keep_alive",
+            core={"rpc_retry_attempts": "60", "rpc_retry_wait": "1"},
+            worker={"ping_interval": "0.5", "wait_interval": "1", "wait_jitter": "0"},
         )
         self.environment["LUIGI_CONFIG_PATH"] = str(folder / "central.cfg")
 
@@ -169,8 +185,10 @@ class Laboratory:
 
     @contextlib.contextmanager
     def _luigid(self) -> Iterator[None]:
-        (self._folder / "luigi.cfg").write_text(
-            "[scheduler]\nworker_disconnect_delay = 3\nretry_delay = 1\nprune_on_get_work = true\n"
+        _configure(
+            self._folder / "luigi.cfg",
+            "worker_disconnect_delay",
+            scheduler={"worker_disconnect_delay": "3", "retry_delay": "1"},
         )
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LUIGI_")}
         with (self._folder / "luigid.log").open("wb") as output:

@@ -113,3 +113,16 @@ def test_a_host_that_is_lost_leaves_its_blobs_to_the_other(
     assert outcome.code in {0, 10, 25}, outcome.output
     assert sorted(moved(outcome.output)) == list(range(COUNT))
     assert_well_done(laboratory, other, outcome.output)
+
+
+def test_a_blob_that_cannot_be_moved_keeps_no_host_waiting_for_ever(laboratory: Laboratory) -> None:
+    disk = begin(laboratory, both_publish)
+    project = laboratory.drive / "project"
+    (project / "data" / "point 07.csv").write_bytes(b"edited")
+    disk.recover()
+    outcomes = [host.ends() for host in laboratory.hosts]
+    assert max(outcome.code for outcome in outcomes) == 30
+    told = "".join(outcome.output for outcome in outcomes)
+    assert "data/point 07.csv: it changed while it was being published" in told
+    assert "Traceback" not in told
+    assert not list(laboratory.drive.glob("archive/*/sample/*.yml"))
