@@ -1,5 +1,6 @@
 """How a run goes, told in one way to a terminal (bars), to a log (lines) and to Luigi's scheduler (status message)."""
 
+import contextlib
 import logging
 import sys
 import threading
@@ -56,15 +57,16 @@ class Progress:
     ----------
     announce : callable or None
         Takes a status message and a percentage; called about once a second.
-    moved, there, failed : int
-        Blobs that were moved by this run, were in place already, or could not be moved.
+    moved, there : int
+        Blobs that were moved by this run, or were in place already.
     moved_bytes : int
         The bytes of the moved ones.
     """
 
     def __init__(self, what: str, blobs: int, nbytes: int, *, shown: bool = True, names_shown: bool = True) -> None:
         self.announce: Callable[[str, int], None] | None = None
-        self.moved = self.there = self.failed = self.moved_bytes = 0
+        self.moved = self.there = self.moved_bytes = 0
+        self._failed: set[str] = set()
         self._what = what
         self._blobs = blobs
         self._total = nbytes
@@ -73,6 +75,7 @@ class Progress:
         self._names_shown = names_shown
         self._current: dict[str, int] = {}
         self._guard = threading.Lock()
+        self._announcer: threading.Thread | None = None
         self._bars: list[tqdm[Any]] = []
         self._began = self._line_at = self._announced_at = time.monotonic()
 
@@ -86,6 +89,11 @@ class Progress:
     def seconds(self) -> float:
         """Seconds since the beginning."""
         return time.monotonic() - self._began
+
+    @property
+    def failed(self) -> int:
+        """How many blobs could not be moved; one that is tried again counts once."""
+        return len(self._failed)
 
     @property
     def accounted(self) -> int:
@@ -108,8 +116,9 @@ class Progress:
         """Note the end of a blob."""
         with self._guard:
             self._current.pop(name, None)
+            self._failed.discard(name)
             if error is not None:
-                self.failed += 1
+                self._failed.add(name)
             elif moved:
                 self.moved += 1
                 self.moved_bytes += nbytes
@@ -122,7 +131,7 @@ class Progress:
         now = time.monotonic()
         if self.announce and now - self._announced_at >= _ANNOUNCE_SECONDS:
             self._announced_at = now
-            self.announce(self.status(), self.percentage())
+            self._announce(self.announce)
         if not self._shown:
             return
         if sys.stderr.isatty():
@@ -130,6 +139,16 @@ class Progress:
         elif now - self._line_at >= _LINE_SECONDS:
             self._line_at = now
             log.info("%s: %s", self._what, self.status())
+
+    def _announce(self, announce: Callable[[str, int], None]) -> None:
+        # The scheduler may be slow, or lost; no blob waits for it, and nobody for the lock of a blob.
+        def say(status: str, percentage: int) -> None:
+            with contextlib.suppress(Exception):
+                announce(status, percentage)
+
+        if self._announcer is None or not self._announcer.is_alive():
+            self._announcer = threading.Thread(target=say, args=(self.status(), self.percentage()), daemon=True)
+            self._announcer.start()
 
     def percentage(self) -> int:
         """Return how much is done, 0 to 100."""

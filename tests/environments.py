@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,15 +50,15 @@ def python_with(requirement: str) -> Path:
     return python
 
 
-def debian_program(program: str, packages: tuple[str, ...]) -> tuple[Path, dict[str, str]]:
+def debian_program(program: str, *packages: str) -> tuple[Path, dict[str, str]]:
     """Return a program of Debian's and the variables that it needs; nothing is installed on the system.
 
     Parameters
     ----------
     program : str
         Its name. A program of that name on the PATH is taken as it is.
-    packages : tuple of str
-        The package of the program, and those with libraries that it needs.
+    *packages : str
+        The packages that it is in. What they depend on, and is not on the system, comes with them.
 
     Raises
     ------
@@ -73,21 +74,45 @@ def debian_program(program: str, packages: tuple[str, ...]) -> tuple[Path, dict[
             folder.mkdir()
             _unpack(program, packages, folder)
             (folder / "complete").touch()
-    libraries = sorted({str(file.parent) for kind in ("*.so", "*.so.*") for file in folder.rglob(kind)})
-    return folder / "usr" / "bin" / program, {"LD_LIBRARY_PATH": ":".join(libraries)} if libraries else {}
+    libraries = sorted({str(file.parent) for file in folder.rglob("*.so*")})
+    variables = {"LD_LIBRARY_PATH": ":".join(libraries)} if libraries else {}
+    if (folder / "fonts.conf").exists():
+        variables["FONTCONFIG_FILE"] = str(folder / "fonts.conf")
+    return folder / "usr" / "bin" / program, variables
 
 
 def _unpack(program: str, packages: tuple[str, ...], folder: Path) -> None:
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise NotInstalledError(f"{program} is not installed, and only on Debian it can be downloaded; install it.")
-    download = subprocess.run(["apt-get", "download", *packages], cwd=folder, capture_output=True, text=True)
-    if download.returncode:
-        raise NotInstalledError(
-            f"apt-get cannot download {program}; run 'apt-get update' once: {last_line(download.stderr)}"
-        )
+    # Lists of packages of our own are as new as the packages, and need no root.
+    (folder / "lists" / "partial").mkdir(parents=True)
+    options = [
+        "-qq",
+        f"-oDir::State::Lists={folder / 'lists'}",
+        "-oDir::Cache::pkgcache=",
+        "-oDir::Cache::srcpkgcache=",
+    ]
+
+    def apt_get(*command: str) -> str:
+        line = ["apt-get", *options, "-oAPT::Sandbox::User=root", "-oDebug::NoLocking=1", *command]
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NotInstalledError(
+                f"apt-get cannot download {program}; install the package {packages[0]}, or see to this: "
+                f"{last_line(done.stderr)}"
+            )
+        return done.stdout
+
+    apt_get("update", "--error-on=any")
+    plan = apt_get("install", "--simulate", "--no-install-recommends", *packages)
+    apt_get("download", *re.findall(r"^Inst (\S+)", plan, re.MULTILINE))
     for package in folder.glob("*.deb"):
         subprocess.run(["dpkg", "-x", package, folder], check=True, capture_output=True)
         package.unlink()
+    shutil.rmtree(folder / "lists")
+    if (fonts := folder / "usr" / "share" / "fonts").exists():
+        # The configuration that came with them only knows fonts that are installed.
+        (folder / "fonts.conf").write_text(f"<fontconfig><dir>{fonts}</dir></fontconfig>")
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -133,7 +134,7 @@ class Scheduler:
 
 def is_batch(task: dict[str, Any]) -> bool:
     """Tell whether a task is what Luigi made of several blobs."""
-    return not str(task["params"]["blobs"]).isdigit()
+    return re.fullmatch(r"\d+ blobs, .+ \.\.\. .+", task["params"]["path"]) is not None
 
 
 def ends(process: "subprocess.Popen[str]") -> Outcome:

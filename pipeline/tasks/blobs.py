@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import luigi
+from luigi.parameter import ParameterVisibility
 
 from ..errors import ManifestError
 from ..manifest import format_ranges, parse_ranges
@@ -18,6 +19,8 @@ from .runs import Run, known_run, run_of
 BIG_BYTES = 64 * 2**20
 _BATCHES_PER_RELEASE = 8
 _SMALLEST_BATCH = 200
+# About so many bytes at most are one batch: several hosts can share a release of few blobs that are not small.
+_BATCH_BYTES = 8 * BIG_BYTES
 # More than any release has blobs.
 PRIORITIES_PER_RANK = 2**32
 
@@ -54,18 +57,29 @@ class BlobTarget(luigi.Target):
         return f"{self.blob.paths[0]} ({self.blob.digest})"
 
 
-_NAMES = {"release", "manifest", "blobs", "path"}
+_NAMES = {"release", "path", "blobs", "manifest"}
+# A parameter that tells people nothing is not on the scheduler's page.
+HIDDEN = ParameterVisibility.HIDDEN
 
 
-class BlobTask(ExplainedTask):
+class ManifestTask(ExplainedTask):
+    """What is done for one manifest. All parameters are texts, and those that are hidden tell tasks apart too."""
+
+    release = luigi.Parameter(description="Title and version of the release.")
+
+    def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
+        """Return the parameters as they are; no copies, because there are very many tasks."""
+        return self.param_kwargs
+
+
+class BlobTask(ManifestTask):
     """The moving of one blob, or of a batch of them."""
 
     kind: ClassVar[type[Run]]
 
-    release = luigi.Parameter(description="Title and version of the release.")
-    manifest = luigi.Parameter(description="Digest of the manifest.")
-    blobs = luigi.Parameter(batch_method=_join_numbers, description="Positions in the manifest.")
     path = luigi.Parameter(batch_method=_join_paths, description="The blob's first file, for people.")
+    blobs = luigi.Parameter(batch_method=_join_numbers, visibility=HIDDEN, description="Positions in the manifest.")
+    manifest = luigi.Parameter(visibility=HIDDEN, description="Digest of the manifest.")
 
     _params: ClassVar[list[tuple[str, luigi.Parameter]] | None] = None
 
@@ -84,10 +98,6 @@ class BlobTask(ExplainedTask):
         if args or kwargs.keys() != _NAMES:
             return super().get_param_values(params, args, kwargs)
         return [(name, kwargs[name]) for name, _ in params]
-
-    def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
-        """Return the parameters as texts, which they are; no copies, because there are very many."""
-        return self.param_kwargs
 
     @property
     def moving(self) -> Run:
@@ -120,9 +130,11 @@ class BlobTask(ExplainedTask):
 
     @property
     def max_batch_size(self) -> int:  # type: ignore[override]
-        """Batches grow with the release, so that the number of calls to the scheduler does not."""
+        """Batches grow with the release, so that the scheduler is not asked more often, but not to very many bytes."""
         run = known_run(self.kind, self.manifest)
-        return max(_SMALLEST_BATCH, -(-len(run.blobs if run else ()) // _BATCHES_PER_RELEASE))
+        sizes = [blob.size for blob in run.blobs if blob.size < BIG_BYTES] if run else []
+        grown = max(_SMALLEST_BATCH, -(-len(run.blobs if run else ()) // _BATCHES_PER_RELEASE))
+        return min(grown, len(sizes) * _BATCH_BYTES // sum(sizes)) if sizes else grown
 
     @property
     def priority(self) -> int:  # type: ignore[override]
@@ -159,6 +171,8 @@ class BlobTask(ExplainedTask):
 
     def _announce(self, message: str, percentage: int) -> None:
         touch_reports()
+        # The scheduler's page takes the message for HTML, and there are names of files in it.
+        message = message.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
         for report, value in ((self.set_status_message, message), (self.set_progress_percentage, percentage)):
             if report is not None:
                 report(value)

@@ -17,8 +17,8 @@ from ..release import ReleaseRecord
 from ..release_file import ReleaseFile, read_release_file
 from ..settings import full_path, read_settings
 from ..versions import parse_version
-from .base import ExplainedTask, ReleaseTask, TextsParameter
-from .blobs import BlobTask, tasks_for
+from .base import ReleaseTask, TextsParameter
+from .blobs import HIDDEN, BlobTask, ManifestTask, tasks_for
 from .runs import UploadRun, hash_cache, known_run, manifest_folder, run_of
 
 
@@ -28,12 +28,11 @@ class UploadBlob(BlobTask):
     kind = UploadRun
 
 
-class UnreadableFile(ExplainedTask):
+class UnreadableFile(ManifestTask):
     """A file of the project that could not be read. It fails, and so holds back the record but not the other blobs."""
 
-    release = luigi.Parameter()
-    manifest = luigi.Parameter()
-    path = luigi.Parameter()
+    path = luigi.Parameter(description="The file.")
+    manifest = luigi.Parameter(visibility=HIDDEN, description="Digest of the manifest.")
 
     def complete(self) -> bool:
         """Tell that it is never done in the run that found it."""
@@ -44,11 +43,10 @@ class UnreadableFile(ExplainedTask):
         run_of(UploadRun, self.manifest).fail_unreadable(self.path)
 
 
-class UploadReleaseRecord(ExplainedTask):
+class UploadReleaseRecord(ManifestTask):
     """Upload the record of a release, when all of its blobs are in the archive."""
 
-    release = luigi.Parameter(description="Title and version of the release.")
-    manifest = luigi.Parameter(description="Digest of the manifest.")
+    manifest = luigi.Parameter(visibility=HIDDEN, description="Digest of the manifest.")
 
     def requires(self) -> list[Any]:
         """Return the task of every blob."""
@@ -58,7 +56,10 @@ class UploadReleaseRecord(ExplainedTask):
             if run is None
             else run.tasks(
                 lambda: [
-                    *(UnreadableFile(self.release, self.manifest, path) for path in run.unreadable),
+                    *(
+                        UnreadableFile(release=self.release, path=path, manifest=self.manifest)
+                        for path in run.unreadable
+                    ),
                     *tasks_for(UploadBlob, run),
                 ]
             )

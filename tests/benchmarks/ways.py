@@ -141,7 +141,7 @@ class _DebianWay(Way):
     packages: ClassVar[tuple[str, ...]]
 
     def install(self) -> None:
-        self.program, self._variables = debian_program(self.name, self.packages)
+        self.program, self._variables = debian_program(self.name, *self.packages)
 
     def version(self) -> Command | None:
         return [self.program, "version"]
@@ -168,7 +168,7 @@ class Rsync(_DebianWay):
     """Copies folders, here to a local one."""
 
     name = "rsync"
-    packages = ("rsync", "libpopt0", "libxxhash0")
+    packages = ("rsync",)
     about = "`rsync -a --checksum`; no fsync"
 
     def version(self) -> Command | None:

@@ -36,7 +36,6 @@ FILES = {
     "systemd/release-pipeline-luigid.service", "systemd/release-pipeline@.service",
     "systemd/release-pipeline-mirror.timer", "systemd/release-pipeline-audit.timer",
 }  # fmt: skip
-SYSTEMD = ("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libkmod2", "libseccomp2")
 SECRET = "wave-secret-1"
 ANOTHER_RUN = {10, 25}
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?:INFO|WARNING|ERROR) ")
@@ -450,7 +449,7 @@ def test_nights_that_were_missed_are_made_up_for(machine: Machine, cron: Crontab
 
 
 def test_systemd_accepts_every_unit(machine: Machine) -> None:
-    program, variables = debian_program("systemd-analyze", SYSTEMD)
+    program, variables = debian_program("systemd-analyze", "systemd")
     units = sorted({*machine.etc.glob("*.timer"), *machine.etc.glob("*.service")})
     done = subprocess.run(
         [program, "verify", "--man=no", *units],

@@ -68,8 +68,9 @@ def test_every_blob_is_listed_by_its_path_and_moved_in_batches(workshop: Worksho
 def test_a_batch_names_its_members_as_one_range(workshop: Workshop, scheduler: Scheduler) -> None:
     workshop.project(files=some_files(450))
     assert workshop.publish().code == 0
-    batches = [str(task["params"]["blobs"]) for task in scheduler.tasks("UploadBlob").values() if is_batch(task)]
-    assert sorted(batches) == ["0-199", "200-399", "400-449"]
+    batches = [key for key, task in scheduler.tasks("UploadBlob").items() if is_batch(task)]
+    members = [scheduler.ask("fetch_error", task_id=key)["taskParams"]["blobs"] for key in batches]
+    assert sorted(members) == ["0-199", "200-399", "400-449"]
 
 
 def test_a_fetch_lists_its_blobs_too(workshop: Workshop, scheduler: Scheduler) -> None:
