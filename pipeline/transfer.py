@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pipeline")
 
 _GROUP_FILES = 512
-_GROUP_BYTES = 2**30
+_GROUP_BYTES = 2**32
 _LARGE_BYTES = 2**18
 _LONGEST_UNSYNCED_SECONDS = 2.0
 

@@ -1,11 +1,13 @@
 """One Luigi task for each blob. Luigi hands them out in batches; a batch names its members in the manifest."""
 
+import functools
 import gc
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, ClassVar
 
 import luigi
+import luigi.interface
 from luigi.parameter import ParameterVisibility
 
 from ..errors import ManifestError
@@ -13,9 +15,9 @@ from ..manifest import format_ranges, parse_ranges
 from ..release import Blob
 from .base import ExplainedTask
 from .reports import touch_reports
-from .runs import Run, known_run, run_of
+from .runs import Run, known_run, run_of, runs_of
 
-# A blob of this many bytes moves alone, and before the small ones.
+# A blob of this many bytes moves before the small ones, and alone where other hosts may take the others.
 BIG_BYTES = 64 * 2**20
 _BATCHES_PER_RELEASE = 8
 _SMALLEST_BATCH = 200
@@ -125,16 +127,18 @@ class BlobTask(ManifestTask):
 
     @property
     def batchable(self) -> bool:
-        """Big blobs run alone."""
-        return self.single is not None and self.single.size < BIG_BYTES
+        """Whether it can be part of a batch; big blobs run alone where several hosts may share the work."""
+        return self.single is not None and (_works_alone() or not self.is_big)
+
+    @property
+    def is_big(self) -> bool:
+        """Whether this is one blob with very many bytes."""
+        return self.single is not None and self.single.size >= BIG_BYTES
 
     @property
     def max_batch_size(self) -> int:  # type: ignore[override]
-        """Batches grow with the release, so that the scheduler is not asked more often, but not to very many bytes."""
-        run = known_run(self.kind, self.manifest)
-        sizes = [blob.size for blob in run.blobs if blob.size < BIG_BYTES] if run else []
-        grown = max(_SMALLEST_BATCH, -(-len(run.blobs if run else ()) // _BATCHES_PER_RELEASE))
-        return min(grown, len(sizes) * _BATCH_BYTES // sum(sizes)) if sizes else grown
+        """The same for all releases that move in this process: Luigi asks once."""
+        return max(map(_batch_size, runs_of(self.kind)), default=_SMALLEST_BATCH)
 
     @property
     def priority(self) -> int:  # type: ignore[override]
@@ -142,7 +146,7 @@ class BlobTask(ManifestTask):
         run = known_run(self.kind, self.manifest)
         count = len(run.blobs) if run else 0
         first = run.rank * PRIORITIES_PER_RANK if run else 0
-        return first + (count - int(self.blobs) if self.batchable else count + 1)
+        return first + (count + 1 if self.single is None or self.is_big else count - int(self.blobs))
 
     @property
     def resources(self) -> dict[str, int]:  # type: ignore[override]  # Luigi has a plain attribute
@@ -167,7 +171,9 @@ class BlobTask(ManifestTask):
 
     def perform(self) -> None:
         """Move the members that are not in place."""
-        self.moving.move(self.members(), self._announce)
+        # The long ones begin first, so that they do not end last.
+        members = sorted(self.members(), key=lambda blob: blob.size < BIG_BYTES)
+        self.moving.move(members, self._announce)
 
     def _announce(self, message: str, percentage: int) -> None:
         touch_reports()
@@ -176,6 +182,22 @@ class BlobTask(ManifestTask):
         for report, value in ((self.set_status_message, message), (self.set_progress_percentage, percentage)):
             if report is not None:
                 report(value)
+
+
+@functools.cache
+def _works_alone() -> bool:
+    """Tell whether there is no central scheduler, by which other hosts might take blobs."""
+    return bool(luigi.interface.core().local_scheduler)
+
+
+def _batch_size(run: Run) -> int:
+    """Return how many blobs are a batch: more in a large release, so that the scheduler is not asked more often.
+
+    Where other hosts may take batches, these do not have very many bytes.
+    """
+    grown = max(_SMALLEST_BATCH, -(-len(run.blobs) // _BATCHES_PER_RELEASE))
+    sizes = [blob.size for blob in run.blobs if blob.size < BIG_BYTES]
+    return grown if _works_alone() or not sizes else min(grown, len(sizes) * _BATCH_BYTES // sum(sizes))
 
 
 def tasks_for(task: type[BlobTask], run: Run) -> list[Any]:

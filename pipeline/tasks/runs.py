@@ -57,6 +57,11 @@ def known_run(kind: type[AnyRun], digest: str) -> AnyRun | None:
         return None
 
 
+def runs_of(kind: type["Run"]) -> list["Run"]:
+    """Return all runs of a kind that this process knows."""
+    return [run for (known, _), run in _runs.items() if known is kind]
+
+
 class Run(ABC):
     """The moving of the blobs of one manifest.
 
