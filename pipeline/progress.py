@@ -146,7 +146,9 @@ class Progress:
                 announce(status, percentage)
 
         if self._announcer is None or not self._announcer.is_alive():
-            self._announcer = threading.Thread(target=say, args=(self.status(), self.percentage()), daemon=True)
+            # The scheduler's page takes the message for HTML, and there are names of files in it.
+            status = self.status().replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
+            self._announcer = threading.Thread(target=say, args=(status, self.percentage()), daemon=True)
             self._announcer.start()
 
     def percentage(self) -> int:

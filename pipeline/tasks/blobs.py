@@ -169,8 +169,6 @@ class BlobTask(ManifestTask):
         self.moving.move(self.members(), self._announce)
 
     def _announce(self, message: str, percentage: int) -> None:
-        # The scheduler's page takes the message for HTML, and there are names of files in it.
-        message = message.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
         for report, value in ((self.set_status_message, message), (self.set_progress_percentage, percentage)):
             if report is not None:
                 report(value)

@@ -110,6 +110,8 @@ def test_a_run_is_watched_blob_by_blob(workshop: Workshop, scheduler: Scheduler,
         disk.allow(pieces)
         page.browser.wait_until(f"({MESSAGE}).includes('{4.2 * pieces:.1f} MB of 16.8 MB, now ')", "the message moves")
         page.browser.wait_until(f"({BAR}) == '{25 * pieces}%'", "the bar moves")
+    assert "now ‹img src=x onerror=" in page.browser.see(MESSAGE)
+    page.assert_well_behaved()
 
     disk.recover()
     assert ends(run).code == 0
@@ -134,6 +136,7 @@ def test_a_failed_blob_says_why(workshop: Workshop, scheduler: Scheduler, page: 
     assert "sweep 1.h5: it changed while it was being published" in told
     assert HOSTILE in told
     assert "Traceback" not in told
+    page.assert_well_behaved()
 
 
 def test_one_of_very_many_blobs_is_found_by_its_path(workshop: Workshop, scheduler: Scheduler, page: Page) -> None:
