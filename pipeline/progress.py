@@ -1,6 +1,5 @@
 """How a run goes, told in one way to a terminal (bars), to a log (lines) and to Luigi's scheduler (status message)."""
 
-import contextlib
 import logging
 import sys
 import threading
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .errors import printable
+from .logs import LogHandler
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -74,7 +74,6 @@ class Progress:
         self._names_shown = names_shown
         self._current: dict[str, int] = {}
         self._guard = threading.Lock()
-        self._announcer: threading.Thread | None = None
         self._bars: list[tqdm[Any]] = []
         self._began = self._line_at = self._announced_at = time.monotonic()
 
@@ -130,7 +129,7 @@ class Progress:
         now = time.monotonic()
         if self.announce and now - self._announced_at >= _ANNOUNCE_SECONDS:
             self._announced_at = now
-            self._announce(self.announce)
+            self.announce(self.status(), self.percentage())
         if not self._shown:
             return
         if sys.stderr.isatty():
@@ -138,18 +137,6 @@ class Progress:
         elif now - self._line_at >= _LINE_SECONDS:
             self._line_at = now
             log.info("%s: %s", self._what, self.status())
-
-    def _announce(self, announce: Callable[[str, int], None]) -> None:
-        # The scheduler may be slow, or lost; no blob waits for it, and nobody for the lock of a blob.
-        def say(status: str, percentage: int) -> None:
-            with contextlib.suppress(Exception):
-                announce(status, percentage)
-
-        if self._announcer is None or not self._announcer.is_alive():
-            # The scheduler's page takes the message for HTML, and there are names of files in it.
-            status = self.status().replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
-            self._announcer = threading.Thread(target=say, args=(status, self.percentage()), daemon=True)
-            self._announcer.start()
 
     def percentage(self) -> int:
         """Return how much is done, 0 to 100."""
@@ -195,21 +182,10 @@ class Progress:
             self._bars.pop().close()
 
 
-class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes log lines to the standard error stream, above the bars."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "tqdm" in sys.modules:
-            with sys.modules["tqdm"].tqdm.external_write_mode(file=self.stream):
-                super().emit(record)
-        else:
-            super().emit(record)
-
-
 def speak_up() -> None:
     """Show what this package logs, and an interrupt in one line, where the program has not arranged for it."""
     if not log.hasHandlers():
-        log.addHandler(_Handler(sys.stderr))
+        log.addHandler(LogHandler(sys.stderr))
         log.setLevel(logging.INFO)
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _explain_interrupt

@@ -44,28 +44,33 @@ class Scheduler:
         self.port = free_port()
         self.folder = workshop.folder / "luigid"
         self.folder.mkdir()
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("LUIGI_")}
+        self.runs: list[subprocess.Popen[str]] = []
+        self.configure()
+        self.start()
+
+    def configure(self) -> None:
+        """Write the configuration of luigid, and that of the runs."""
         # As a site would have it that does not want to wait minutes for a worker that was killed.
         (self.folder / "luigi.cfg").write_text(
-            "[scheduler]\nworker_disconnect_delay = 3\nprune_on_get_work = true\nmax_shown_tasks = 20000\n"
+            "[scheduler]\nstate_path = state.pickle\nworker_disconnect_delay = 3\nprune_on_get_work = true\n"
+            "max_shown_tasks = 20000\n"
         )
-        config = workshop.folder / "central.cfg"
+        config = self.workshop.folder / "central.cfg"
         config.write_text(
             "[core]\nlocal_scheduler = false\nscheduler_host = 127.0.0.1\n"
             f"scheduler_port = {self.port}\nrpc_retry_attempts = 60\nrpc_retry_wait = 1\n"
             "[worker]\nping_interval = 0.5\n"
         )
-        workshop.environment["LUIGI_CONFIG_PATH"] = str(config)
-        self.runs: list[subprocess.Popen[str]] = []
-        self.start()
+        self.workshop.environment["LUIGI_CONFIG_PATH"] = str(config)
 
     def start(self) -> None:
         """Start luigid, or start it again."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("LUIGI_")}
         with (self.folder / "output").open("ab") as output:
             self.process = subprocess.Popen(
-                [*LUIGID, "--address", "127.0.0.1", "--port", str(self.port), "--state-path", "state.pickle"],
+                [*LUIGID, "--address", "127.0.0.1", "--port", str(self.port)],
                 cwd=self.folder,
-                env=environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -74,6 +79,10 @@ class Scheduler:
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, (self.folder / "output").read_text()
+        return self.is_there()
+
+    def is_there(self) -> bool:
+        """Tell whether luigid answers."""
         with contextlib.suppress(OSError):
             self.ask("task_list")
             return True

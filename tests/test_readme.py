@@ -67,7 +67,7 @@ def test_the_everyday_commands_work_in_the_order_of_the_readme(home: Workshop) -
 
 
 def test_a_newcomer_tries_a_cdcs_site_as_the_readme_says(home: Workshop) -> None:
-    playground, create, publish = blocks("sh")[9:]
+    playground, create, publish = blocks("sh")[9:12]
     port = free_port()
     command = [sys.executable, *playground.split()[1:], "--port", str(port), "--folder", str(home.folder / "site")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as site:

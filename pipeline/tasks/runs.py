@@ -1,6 +1,7 @@
 """What this process knows of a running upload or download: its manifest, what is in place, and how far it is."""
 
 import copy
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -75,8 +76,13 @@ class Run(ABC):
         How many blobs move at the same time.
     resources : dict
         What a batch takes of the limits in ``[resources]``, name to number of transfers.
+    place : str or None
+        Where the record is that is written last, as far as this process knows.
+    teller : Thread or None
+        Tells the scheduler how far the run is.
     """
 
+    place: str | None = None
     rank: int = 0
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
@@ -90,6 +96,7 @@ class Run(ABC):
         self.threads = min([read_settings().threads, *limited.values()])
         self.resources: dict[str, int] = dict.fromkeys(limited, self.threads)
         self.unreadable: dict[str, Exception] = {}
+        self.teller: threading.Thread | None = None
         self._there: set[str] | None = None
         self._stale = False
         self._tasks: list[Any] | None = None
@@ -151,6 +158,11 @@ class Run(ABC):
         """The one report on this run."""
         nbytes = sum(blob.size for blob in self.missing)
         return Progress(self.record.title, len(self.missing) + len(self.unreadable), nbytes)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether blobs began to move."""
+        return "progress" in vars(self)
 
     def move(self, blobs: Sequence[Blob], announce: Callable[[str, int], None]) -> None:
         """Move those blobs that are not in place.
@@ -214,15 +226,7 @@ class Run(ABC):
 
 
 class ArchivingRun(Run):
-    """The moving of a release into an archive: its blobs, then its record.
-
-    Attributes
-    ----------
-    place : str or None
-        Where this process published the record.
-    """
-
-    place: str | None = None
+    """The moving of a release into an archive: its blobs, then its record."""
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         super().__init__(manifest, archive)

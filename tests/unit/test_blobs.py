@@ -1,5 +1,6 @@
-"""How many blobs are one batch: enough that the scheduler is not asked often, and few enough to be shared by hosts."""
+"""What the tasks of blobs tell the scheduler: how many are one batch, and how far they are."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from pipeline.tasks.runs import UploadRun
 MIB = 2**20
 
 
-def batch_size(archive: Path, *sizes: int) -> int:
-    """Return how many blobs are a batch in a release of blobs of these sizes."""
+PATIENCE = 40.0
+
+
+def first_task(archive: Path, *sizes: int) -> Any:
+    """Return the first task of a release of blobs of these sizes."""
     nodes: dict[str, Any] = {
         f"{n}.csv": {PATH: f"{n}.csv", ITEM: FILE, FILE_TYPE: "misc", BYTES: size, SHA1: f"{n:040x}"}
         for n, size in enumerate(sizes)
@@ -36,7 +40,7 @@ def batch_size(archive: Path, *sizes: int) -> int:
     )
     create_archive(str(archive))
     run = UploadRun(Manifest(str(archive), None, "workspace", "project", record), FileSystemArchive(str(archive)))
-    return int(tasks_for(UploadBlob, run)[0].max_batch_size)
+    return tasks_for(UploadBlob, run)[0]
 
 
 @pytest.mark.parametrize(
@@ -52,4 +56,36 @@ def batch_size(archive: Path, *sizes: int) -> int:
     ids=["few", "many", "10 MiB", "almost big", "some are big", "all are big"],
 )
 def test_a_batch_is_neither_too_many_blobs_nor_too_many_bytes(tmp_path: Path, sizes: list[int], size: int) -> None:
-    assert batch_size(tmp_path / "archive", *sizes) == size
+    assert first_task(tmp_path / "archive", *sizes).max_batch_size == size
+
+
+def test_a_scheduler_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> None:
+    task = first_task(tmp_path / "archive", 4096)
+    told: list[str] = []
+    answers, done = threading.Event(), threading.Event()
+
+    def tell(message: str) -> None:
+        told.append(message)
+        assert answers.wait(PATIENCE)
+
+    task.set_status_message = tell
+    task.set_progress_percentage = lambda percentage: done.set()
+    task._announce("1 of 2 blobs", 50)
+    task._announce("2 of 2 blobs", 100)
+    assert not done.is_set()
+    answers.set()
+    assert done.wait(PATIENCE)
+    assert told == ["1 of 2 blobs"]
+
+
+def test_a_lost_scheduler_is_no_reason_to_stop(tmp_path: Path) -> None:
+    task = first_task(tmp_path / "archive", 4096)
+    done = threading.Event()
+
+    def fail(message: str) -> None:
+        raise ConnectionError("nobody there")
+
+    task.set_status_message = fail
+    task.set_progress_percentage = lambda percentage: done.set()
+    task._announce("1 of 2 blobs", 50)
+    assert done.wait(PATIENCE)
