@@ -95,7 +95,7 @@ def test_a_run_is_watched_blob_by_blob(workshop: Workshop, scheduler: Scheduler,
     workshop.project(files=files())
     disk = SlowDisk(workshop)
     disk.allow(1)
-    run = scheduler.publish()
+    run = scheduler.publish(report_directory="reports")
     speaks(scheduler)
     page.open(length=100)
     assert (page.count("BATCH_RUNNING"), page.count("RUNNING"), page.count("PENDING")) == (44, 1, 2)
@@ -104,6 +104,10 @@ def test_a_run_is_watched_blob_by_blob(workshop: Workshop, scheduler: Scheduler,
         assert f"release=sample-v0.1.0, path={path}" in rows
     assert f"release=sample-v0.1.0, path=44 blobs, {HOSTILE} ... sweep 2.h5, blobs=0-43" in "\n".join(rows)
     assert "release=sample-v0.1.0" in rows
+
+    link = page.browser.see("document.querySelector('#taskTable a[title=\"Track Progress\"]').href")
+    (report,) = (workshop.folder / "reports").glob("*.html")
+    assert link == report.as_uri()
 
     page.browser.click("#taskTable .statusMessage")
     for pieces in (1, 2):
