@@ -1,6 +1,5 @@
 """How a run goes, told in one way to a terminal (bars), to a log (lines) and to Luigi's scheduler (status message)."""
 
-import contextlib
 import logging
 import sys
 import threading
@@ -75,7 +74,6 @@ class Progress:
         self._names_shown = names_shown
         self._current: dict[str, int] = {}
         self._guard = threading.Lock()
-        self._announcer: threading.Thread | None = None
         self._bars: list[tqdm[Any]] = []
         self._began = self._line_at = self._announced_at = time.monotonic()
 
@@ -131,7 +129,7 @@ class Progress:
         now = time.monotonic()
         if self.announce and now - self._announced_at >= _ANNOUNCE_SECONDS:
             self._announced_at = now
-            self._announce(self.announce)
+            self.announce(self.status(), self.percentage())
         if not self._shown:
             return
         if sys.stderr.isatty():
@@ -139,16 +137,6 @@ class Progress:
         elif now - self._line_at >= _LINE_SECONDS:
             self._line_at = now
             log.info("%s: %s", self._what, self.status())
-
-    def _announce(self, announce: Callable[[str, int], None]) -> None:
-        # The scheduler may be slow, or lost; no blob waits for it, and nobody for the lock of a blob.
-        def say(status: str, percentage: int) -> None:
-            with contextlib.suppress(Exception):
-                announce(status, percentage)
-
-        if self._announcer is None or not self._announcer.is_alive():
-            self._announcer = threading.Thread(target=say, args=(self.status(), self.percentage()), daemon=True)
-            self._announcer.start()
 
     def percentage(self) -> int:
         """Return how much is done, 0 to 100."""

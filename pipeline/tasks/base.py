@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import luigi
 import luigi.interface
+from luigi.parameter import ParameterVisibility
 from luigi.rpc import RPCError
 
 from ..archives import ArchiveInterface, get_interface, is_url
@@ -39,6 +40,8 @@ class _WithoutTraceback(logging.Filter):
 
 
 _HIDDEN = "***"
+# A parameter that tells people nothing is not on the scheduler's page.
+HIDDEN = ParameterVisibility.HIDDEN
 _NO_LUIGID = (
     "luigid, the central scheduler, cannot be reached; start it, or correct scheduler_host and scheduler_port in the "
     "section [core] of luigi.cfg, and run the same command again."
@@ -105,6 +108,16 @@ class ExplainedTask(luigi.Task):
     def on_failure(self, exception: BaseException) -> Any:
         """Return what the scheduler's page shows."""
         return str(exception) if isinstance(exception, PipelineError) else super().on_failure(exception)
+
+
+class ManifestTask(ExplainedTask):
+    """What is done for one manifest. All parameters are texts, and those that are hidden tell tasks apart too."""
+
+    release = luigi.Parameter(description="Title and version of the release.")
+
+    def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
+        """Return the parameters as they are; no copies, because there are very many tasks."""
+        return self.param_kwargs
 
 
 class Plan(Protocol):

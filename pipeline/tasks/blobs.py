@@ -1,19 +1,20 @@
 """One Luigi task for each blob. Luigi hands them out in batches; a batch names its members in the manifest."""
 
+import contextlib
 import functools
 import gc
+import threading
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, ClassVar
 
 import luigi
 import luigi.interface
-from luigi.parameter import ParameterVisibility
 
 from ..errors import ManifestError
 from ..manifest import format_ranges, parse_ranges
 from ..release import Blob
-from .base import ExplainedTask
+from .base import HIDDEN, ManifestTask
 from .reports import touch_reports
 from .runs import Run, known_run, run_of, runs_of
 
@@ -60,18 +61,6 @@ class BlobTarget(luigi.Target):
 
 
 _NAMES = {"release", "path", "blobs", "manifest"}
-# A parameter that tells people nothing is not on the scheduler's page.
-HIDDEN = ParameterVisibility.HIDDEN
-
-
-class ManifestTask(ExplainedTask):
-    """What is done for one manifest. All parameters are texts, and those that are hidden tell tasks apart too."""
-
-    release = luigi.Parameter(description="Title and version of the release.")
-
-    def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
-        """Return the parameters as they are; no copies, because there are very many tasks."""
-        return self.param_kwargs
 
 
 class BlobTask(ManifestTask):
@@ -177,11 +166,19 @@ class BlobTask(ManifestTask):
 
     def _announce(self, message: str, percentage: int) -> None:
         touch_reports()
+        # The scheduler may be slow, or lost: no blob waits for it, and nobody for the lock of a blob.
+        run = self.moving
+        if run.teller is None or not run.teller.is_alive():
+            run.teller = threading.Thread(target=self._tell, args=(message, percentage), daemon=True)
+            run.teller.start()
+
+    def _tell(self, message: str, percentage: int) -> None:
         # The scheduler's page takes the message for HTML, and there are names of files in it.
         message = message.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
         for report, value in ((self.set_status_message, message), (self.set_progress_percentage, percentage)):
             if report is not None:
-                report(value)
+                with contextlib.suppress(Exception):
+                    report(value)
 
 
 @functools.cache

@@ -17,8 +17,8 @@ from ..release import ReleaseRecord
 from ..release_file import ReleaseFile, read_release_file
 from ..settings import full_path, read_settings
 from ..versions import parse_version
-from .base import ReleaseTask, TextsParameter
-from .blobs import HIDDEN, BlobTask, ManifestTask, tasks_for
+from .base import HIDDEN, ManifestTask, ReleaseTask, TextsParameter
+from .blobs import BlobTask, tasks_for
 from .runs import UploadRun, hash_cache, known_run, manifest_folder, run_of
 
 

@@ -1,6 +1,7 @@
 """What this process knows of a running upload or download: its manifest, what is in place, and how far it is."""
 
 import copy
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -82,6 +83,8 @@ class Run(ABC):
         What a batch takes of the limits in ``[resources]``, name to number of transfers.
     place : str or None
         Where the record is that is written last, as far as this process knows.
+    teller : Thread or None
+        Tells the scheduler how far the run is.
     """
 
     place: str | None = None
@@ -98,6 +101,7 @@ class Run(ABC):
         self.threads = min([read_settings().threads, *limited.values()])
         self.resources: dict[str, int] = dict.fromkeys(limited, self.threads)
         self.unreadable: dict[str, Exception] = {}
+        self.teller: threading.Thread | None = None
         self._there: set[str] | None = None
         self._stale = False
         self._tasks: list[Any] | None = None

@@ -95,7 +95,7 @@ def test_a_run_is_watched_blob_by_blob(workshop: Workshop, scheduler: Scheduler,
     workshop.project(files=files())
     disk = SlowDisk(workshop)
     disk.allow(1)
-    run = scheduler.publish()
+    run = scheduler.publish(report_directory="reports")
     speaks(scheduler)
     page.open(length=100)
     assert (page.count("BATCH_RUNNING"), page.count("RUNNING"), page.count("PENDING")) == (44, 1, 2)
@@ -105,11 +105,17 @@ def test_a_run_is_watched_blob_by_blob(workshop: Workshop, scheduler: Scheduler,
     assert f"release=sample-v0.1.0, path=44 blobs, {HOSTILE} ... sweep 2.h5, blobs=0-43" in "\n".join(rows)
     assert "release=sample-v0.1.0" in rows
 
+    link = page.browser.see("document.querySelector('#taskTable a[title=\"Track Progress\"]').href")
+    (report,) = (workshop.folder / "reports").glob("*.html")
+    assert link == report.as_uri()
+
     page.browser.click("#taskTable .statusMessage")
     for pieces in (1, 2):
         disk.allow(pieces)
         page.browser.wait_until(f"({MESSAGE}).includes('{4.2 * pieces:.1f} MB of 16.8 MB, now ')", "the message moves")
         page.browser.wait_until(f"({BAR}) == '{25 * pieces}%'", "the bar moves")
+    assert "now ‹img src=x onerror=" in page.browser.see(MESSAGE)
+    page.assert_well_behaved()
 
     disk.recover()
     assert ends(run).code == 0
@@ -134,6 +140,7 @@ def test_a_failed_blob_says_why(workshop: Workshop, scheduler: Scheduler, page: 
     assert "sweep 1.h5: it changed while it was being published" in told
     assert HOSTILE in told
     assert "Traceback" not in told
+    page.assert_well_behaved()
 
 
 def test_one_of_very_many_blobs_is_found_by_its_path(workshop: Workshop, scheduler: Scheduler, page: Page) -> None:

@@ -6,7 +6,6 @@ import re
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,27 +178,6 @@ def test_a_line_names_what_is_moving_now() -> None:
     progress.finished("data/a.csv", 10, OSError("x"), False)
     assert "1 of 2 blobs" in progress.status()
     assert "1 failed, now data/b" in progress.status()
-
-
-def test_a_scheduler_that_does_not_answer_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.progress._ANNOUNCE_SECONDS", 0.0)
-    progress = Progress("sample-v0.1.0", 2, 30, shown=False)
-    asked: list[tuple[str, int]] = []
-    answers = threading.Event()
-
-    def announce(message: str, percentage: int) -> None:
-        asked.append((message, percentage))
-        assert answers.wait(PATIENCE)
-
-    progress.announce = announce
-    progress.tick()
-    progress.advanced("data/a.csv", 3)
-    progress.tick()
-    wait_until(lambda: asked, "the scheduler is told")
-    assert len(asked) == 1
-    answers.set()
-    wait_until(lambda: progress.tick() or len(asked) > 1, "the scheduler is told again")
-    assert asked[-1][1] == 10
 
 
 @both_ways

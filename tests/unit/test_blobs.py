@@ -1,5 +1,6 @@
-"""How many blobs are one batch: enough that the scheduler is not asked often, and few enough to be shared by hosts."""
+"""What the tasks of blobs tell the scheduler: how many are one batch, and how far they are."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from pipeline.tasks.publish import UploadBlob
 from pipeline.tasks.runs import UploadRun
 
 MIB = 2**20
+
+
+PATIENCE = 40.0
 
 
 def blob_tasks(archive: Path, *sizes: int) -> list[UploadBlob]:
@@ -78,3 +82,35 @@ def test_big_blobs_come_first_and_share_a_batch_only_where_no_other_host_could_t
     assert small.batchable
     assert big.batchable == alone
     assert big.priority > small.priority
+
+
+def test_a_scheduler_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> None:
+    task = blob_tasks(tmp_path / "archive", 4096)[0]
+    told: list[str] = []
+    answers, done = threading.Event(), threading.Event()
+
+    def tell(message: str) -> None:
+        told.append(message)
+        assert answers.wait(PATIENCE)
+
+    task.set_status_message = tell
+    task.set_progress_percentage = lambda percentage: done.set()
+    task._announce("1 of 2 blobs", 50)
+    task._announce("2 of 2 blobs", 100)
+    assert not done.is_set()
+    answers.set()
+    assert done.wait(PATIENCE)
+    assert told == ["1 of 2 blobs"]
+
+
+def test_a_lost_scheduler_is_no_reason_to_stop(tmp_path: Path) -> None:
+    task = blob_tasks(tmp_path / "archive", 4096)[0]
+    done = threading.Event()
+
+    def fail(message: str) -> None:
+        raise ConnectionError("nobody there")
+
+    task.set_status_message = fail
+    task.set_progress_percentage = lambda percentage: done.set()
+    task._announce("1 of 2 blobs", 50)
+    assert done.wait(PATIENCE)
