@@ -7,6 +7,8 @@
 from .archives import ArchiveInterface, CDCSArchive, FileSystemArchive, get_interface
 from .errors import PipelineError, ReleaseRecordNotFoundError
 from .tasks import (
+    AuditArchive,
+    AuditTitle,
     CreateArchive,
     DownloadBlob,
     FetchRelease,
@@ -15,6 +17,7 @@ from .tasks import (
     MirrorRelease,
     MirrorReleaseRecord,
     PublishRelease,
+    RepairBlob,
     UploadBlob,
     UploadReleaseRecord,
 )
@@ -23,6 +26,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArchiveInterface",
+    "AuditArchive",
+    "AuditTitle",
     "CDCSArchive",
     "CreateArchive",
     "DownloadBlob",
@@ -35,6 +40,7 @@ __all__ = [
     "PipelineError",
     "PublishRelease",
     "ReleaseRecordNotFoundError",
+    "RepairBlob",
     "UploadBlob",
     "UploadReleaseRecord",
     "get_interface",

@@ -87,6 +87,22 @@ class BlobDamagedError(BlobError):
     """A blob whose bytes do not have the size or the digest of the record."""
 
 
+class AuditError(PipelineError):
+    """Something in an archive is damaged, and was not repaired.
+
+    Parameters
+    ----------
+    sentence : str
+        How much.
+    findings : sequence
+        What it is.
+    """
+
+    def __init__(self, sentence: str, findings: Sequence[object] = ()) -> None:
+        super().__init__(sentence)
+        self.findings = list(findings)
+
+
 class ManifestError(PipelineError):
     """A frozen list of blobs that is not known here, or a range outside it."""
 

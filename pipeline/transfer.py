@@ -87,6 +87,8 @@ class Move:
         Tells whether all targets hold the blob by now; asked when the lock on the blob is held.
     wrong : callable
         Makes the error for bytes that are not those of `digest`: the source changed, or the blob is damaged.
+    before_naming : callable
+        Called when the bytes are verified and durable, just before they get their names.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Move:
     targets: tuple[str, ...]
     is_there: Callable[[], bool] = lambda: False
     wrong: Callable[[], BlobError] = BlobDamagedError
+    before_naming: Callable[[], None] = lambda: None
 
 
 def file_source(path: str | os.PathLike[str], offset: int) -> io.FileIO:
@@ -281,6 +284,7 @@ class _Mover:
             self.finish()
 
     def _name(self, move: Move) -> None:
+        move.before_naming()
         for number, target in enumerate(move.targets):
             folder = os.path.dirname(target)
             for changed in (*self._make(folder), folder):

@@ -48,7 +48,7 @@ def sh(home: Workshop, command: str) -> str:
 
 
 def test_the_everyday_commands_work_in_the_order_of_the_readme(home: Workshop) -> None:
-    create, publish, rehearse, fetch, fetch_all, mirror, mirror_one = blocks("sh")[2:9]
+    create, publish, rehearse, fetch, fetch_all, mirror, mirror_one, audits, sample = blocks("sh")[2:11]
     assert "is an archive now" in sh(home, create)
     assert "Published waveguide-calibration-v1.0.0" in sh(home, publish)
     before = tree(home.archive)
@@ -64,10 +64,17 @@ def test_the_everyday_commands_work_in_the_order_of_the_readme(home: Workshop) -
     assert (home.folder / "data" / "waveguide-calibration.lock").is_file()
     assert "2 releases, 17 blobs moved" in sh(home, mirror)
     assert "Nothing to do" in sh(home, mirror_one)
+    victim = home.folder / "mirror" / home.blob_file(b"1,2\n", "cable-models").relative_to(home.archive)
+    victim.write_bytes(b"1,3\n")
+    said = sh(home, audits)
+    assert "2 titles, 17 blobs" in said
+    assert "1 damaged, 0 missing, 1 repaired" in said
+    assert victim.read_bytes() == b"1,2\n"
+    assert "Audited" in sh(home, sample)
 
 
 def test_a_newcomer_tries_a_cdcs_site_as_the_readme_says(home: Workshop) -> None:
-    playground, create, publish = blocks("sh")[9:12]
+    playground, create, publish = blocks("sh")[11:14]
     port = free_port()
     command = [sys.executable, *playground.split()[1:], "--port", str(port), "--folder", str(home.folder / "site")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as site:

@@ -2,7 +2,7 @@
 
 A record is ``<workspace>/<title>/<title>-v<version>.yml``, a blob ``<workspace>/<title>/blobs/<2 digits>/<digest>``.
 This is the layout of the earlier tool (rmellipse 0.4.5), which reads what is published here. Parts of running uploads
-are in ``<workspace>/<title>/.partial``, which is gone when nothing runs.
+are in ``<workspace>/<title>/.partial``, which is gone when nothing runs. :mod:`.filesystem_audit` tells of the rest.
 """
 
 import functools
@@ -33,6 +33,7 @@ from ..names import check_folder_name
 from ..release import BYTES, FOLDER, PID, SHA1, Blob, ReleaseRecord, walk_mapping
 from ..transfer import Meter, Move, Silent, file_source, move_blobs
 from ..versions import matches, parse_expressions, parse_version, precedence
+from .filesystem_audit import FileSystemAuditor, remove_other_copies, write_copy
 from .interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, ReleaseName
 from .sources import BlobSource, ProjectSource
 
@@ -90,11 +91,17 @@ class FileSystemArchive(ArchiveInterface):
                 f"'luigi --module pipeline CreateArchive --archive {printable(host)}'."
             )
 
-    def _folder(self, title: str, workspace: str) -> Path:
+    def auditor(self, workspace: str) -> FileSystemAuditor:
+        """Return what an audit sees of a workspace."""
+        return FileSystemAuditor(self, workspace)
+
+    def title_folder(self, title: str, workspace: str) -> Path:
+        """Return the folder of a title."""
         return _title_folder(self.archive_path, title, workspace)
 
-    def _staging(self, title: str, workspace: str) -> Staging:
-        return Staging(self._folder(title, workspace) / ".partial")
+    def staging(self, title: str, workspace: str) -> Staging:
+        """Return the folder where what belongs to a title is written first."""
+        return Staging(self.title_folder(title, workspace) / ".partial")
 
     def _blobs_folder(self, title: str, workspace: str) -> str:
         return _blobs_folder(self.archive_path, title, workspace)
@@ -120,7 +127,7 @@ class FileSystemArchive(ArchiveInterface):
             When one of them is damaged.
         """
         return {
-            f"{title_versionless}-v{version}": self._read_record(title_versionless, version, workspace).content
+            f"{title_versionless}-v{version}": self.read_record(title_versionless, version, workspace).content
             for version in self.get_release_versions(title_versionless, workspace)
             if matches(version, parse_expressions(version_expressions))
         }
@@ -129,7 +136,7 @@ class FileSystemArchive(ArchiveInterface):
         """Return the versions of a release, oldest to newest, by the names of its records."""
         name = re.compile(re.escape(title_versionless) + r"-v(.+)\.yml")
         try:
-            names = os.listdir(self._folder(title_versionless, workspace))
+            names = os.listdir(self.title_folder(title_versionless, workspace))
         except (FileNotFoundError, NotADirectoryError):
             return []
         versions = (match[1] for match in map(name.fullmatch, names) if match)
@@ -144,11 +151,21 @@ class FileSystemArchive(ArchiveInterface):
             titles = [name for name in names if _is_title(name)]
         return super().list_releases(workspace, titles)
 
-    def _record_file(self, title: str, version: str, workspace: str) -> Path:
-        return self._folder(title, workspace) / f"{title}-v{version}.yml"
+    def record_file(self, title: str, version: str, workspace: str) -> Path:
+        """Return the file of a record."""
+        return self.title_folder(title, workspace) / f"{title}-v{version}.yml"
 
-    def _read_record(self, title: str, version: str, workspace: str) -> ReleaseRecord:
-        file = self._record_file(title, version, workspace)
+    def read_record(self, title: str, version: str, workspace: str) -> ReleaseRecord:
+        """Read a record.
+
+        Raises
+        ------
+        OSError
+            When its file cannot be read.
+        RecordError
+            When it is damaged.
+        """
+        file = self.record_file(title, version, workspace)
         record = ReleaseRecord.parse(read_document(file), str(file))
         if (record.title_versionless, record.version) != (title, version):
             raise RecordError(f"{printable(file)}: the record in this file is that of {printable(record.title)}.")
@@ -216,7 +233,7 @@ class FileSystemArchive(ArchiveInterface):
             )
 
         moves = [move(blob) for blob in blobs]
-        return move_blobs(moves, self._staging(title, workspace), threads=threads, meter=meter, chunk=chunk)
+        return move_blobs(moves, self.staging(title, workspace), threads=threads, meter=meter, chunk=chunk)
 
     def process_and_upload_blob(
         self,
@@ -282,15 +299,21 @@ class FileSystemArchive(ArchiveInterface):
         # Another run may have been stopped when it had named a blob and not made the name durable.
         for first in sorted({blob.digest[:2] for blob in record.blobs}):
             sync_folder(f"{self._blobs_folder(record.title_versionless, where)}/{first}")
-        file = self._record_file(record.title_versionless, record.version, where)
+        folder, staging = (
+            self.title_folder(record.title_versionless, where),
+            self.staging(record.title_versionless, where),
+        )
+        file, data = self.record_file(record.title_versionless, record.version, where), record.dump()
         try:
-            write_file(record.dump(), file, self._staging(record.title_versionless, where), exclusive=True)
+            write_copy(data, folder, record.version, staging)
+            write_file(data, file, staging, exclusive=True)
         except FileExistsError:
             raise ReleaseExistsError(
                 f"{record.title} is in {printable(self.host)} already, and a published release never changes; "
                 "choose another version."
             ) from None
         finally:
+            remove_other_copies(file, folder, record.version)
             self.tidy(record.title_versionless, where)
         return file.as_posix()
 
@@ -342,11 +365,11 @@ class FileSystemArchive(ArchiveInterface):
 
     def locate_record(self, record: Record, workspace: str) -> str:
         """Return the file of a published record."""
-        return self._record_file(record["title_versionless"], record["version"], workspace).as_posix()
+        return self.record_file(record["title_versionless"], record["version"], workspace).as_posix()
 
     def tidy(self, title_versionless: str, workspace: str) -> None:
         """Remove the parts that interrupted runs left for this release, unless another run is using them."""
-        self._staging(title_versionless, workspace).clear()
+        self.staging(title_versionless, workspace).clear()
 
 
 def _title_folder(archive: Path, title: str, workspace: str) -> Path:

@@ -24,6 +24,7 @@ from ..release import BYTES, FOLDER, ITEM, PID, SHA1, Blob, ReleaseRecord, walk_
 from ..transfer import Meter, file_source
 from ..versions import parse_expressions, precedence
 from ..workers import Workers
+from .auditing import Auditor
 from .sources import BlobSource, ProjectSource
 
 DEFAULT_WORKSPACE = "Global Public Workspace"
@@ -322,6 +323,10 @@ class ArchiveInterface(ABC):
                 raise status["error"]
             with file_source(target, offset) as stream:
                 yield stream
+
+    def auditor(self, workspace: str) -> Auditor:
+        """Return what an audit sees of a workspace. By default it can read, and repair nothing."""
+        return Auditor(self, workspace)
 
     def locate_record(self, record: Record, workspace: str) -> str:
         """Return where a published record is, for people: by default its PID, or the archive."""

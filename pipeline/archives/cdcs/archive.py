@@ -6,8 +6,10 @@ BlobMetadata says which bytes it holds. All are in a workspace, and none is look
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...checksums import CHUNK, Stream, hash_file
@@ -31,6 +33,7 @@ from ...transfer import Meter, Silent
 from ...versions import matches, parse_expressions, precedence
 from ..interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, ReleaseName
 from ..sources import BlobSource, ProjectSource
+from .audit import CDCSAuditor
 from .client import CDCSClient, Data, encode_content
 from .downloads import Download
 from .http import Ident, NotFoundError, refuse_plain_http
@@ -141,11 +144,16 @@ class CDCSArchive(ArchiveInterface):
             self._templates[title] = self.curator.template_ids(title)
         return self._templates[title]
 
-    def _shelf(self, workspace: str) -> BlobShelf:
+    def shelf(self, workspace: str) -> BlobShelf:
+        """Return the blobs of a workspace."""
         if workspace not in self._shelves:
             templates, ident = self._template(BLOB_METADATA), self.curator.workspace_id(workspace)
             self._shelves[workspace] = BlobShelf(self.curator, templates, ident)
         return self._shelves[workspace]
+
+    def auditor(self, workspace: str) -> CDCSAuditor:
+        """Return what an audit sees of a workspace."""
+        return CDCSAuditor(self, workspace)
 
     # --- records --------------------------------------------------------------------------------------------------
 
@@ -218,20 +226,36 @@ class CDCSArchive(ArchiveInterface):
             if content["title_versionless"] == title:
                 yield data, content
 
+    def release_data(self, workspace: str, query: Mapping[str, Any] = MappingProxyType({})) -> Iterator[Data]:
+        """Yield the records of the template Release in a workspace, also those that are none."""
+        return self.curator.query(self._template(RELEASE), dict(query), self.shelf(workspace).workspace)
+
+    @staticmethod
+    def named_content(data: Data) -> Record:
+        """Return the content of a record that is called as a release is.
+
+        Raises
+        ------
+        RecordError, InvalidNameError, InvalidVersionError
+            When it is not.
+        """
+        content = data.content()
+        title, version = (str(content.get(key)) for key in ("title_versionless", "version"))
+        precedence(version)
+        if content.get("title") != record_title(check_folder_name(title, "title"), version):
+            raise RecordError("its title is not that of a release.")
+        return content
+
     def _query_releases(self, query: dict[str, Any], workspace: str) -> Iterator[tuple[Data, Record]]:
-        for data in self.curator.query(self._template(RELEASE), query, self._shelf(workspace).workspace):
+        for data in self.release_data(workspace, query):
             with contextlib.suppress(RecordError, InvalidVersionError, InvalidNameError):
-                content = data.content()
-                title, version = (str(content.get(key)) for key in ("title_versionless", "version"))
-                precedence(version)
-                if content.get("title") == record_title(check_folder_name(title, "title"), version):
-                    yield data, content
+                yield data, self.named_content(data)
 
     def _add_digests(self, records: Iterable[Record], workspace: str) -> None:
         """Write into records of the earlier tool which digests their blobs have: it keeps them in BlobMetadata only."""
         nodes = [node for content in records for node in _nodes_without_digest(content)]
         if nodes:
-            described = self._shelf(workspace).by_pid(node[PID] for node in nodes)
+            described = self.shelf(workspace).by_pid(node[PID] for node in nodes)
             for node in nodes:
                 if node[PID] in described:
                     node[SHA1] = described[node[PID]].digest
@@ -268,7 +292,7 @@ class CDCSArchive(ArchiveInterface):
         self._refuse_without_blobs(record, where)
         # The PID is the site's to give: that of a record that was fetched belongs to that one.
         content = _without_pid(record.content)
-        template, shelf = self._template(RELEASE)[0], self._shelf(where)
+        template, shelf = self._template(RELEASE)[0], self.shelf(where)
         before = {data.id for data, _ in self._releases(record.title_versionless, where, record.version)}
 
         def already_done() -> Data | None:
@@ -293,7 +317,7 @@ class CDCSArchive(ArchiveInterface):
                 )
 
     def _refuse_without_blobs(self, record: ReleaseRecord, workspace: str) -> None:
-        known = self._shelf(workspace).known({blob.digest: blob.size for blob in record.blobs})
+        known = self.shelf(workspace).known({blob.digest: blob.size for blob in record.blobs})
         for node in walk_mapping(record.content["project"], record.title):
             properties = node.properties
             if node.item != FOLDER and properties[BYTES] and (properties.get(SHA1), properties.get(PID)) not in known:
@@ -311,7 +335,7 @@ class CDCSArchive(ArchiveInterface):
 
     def find_blobs(self, blobs: Iterable[Blob], title_versionless: str, workspace: str) -> dict[str, str]:
         """Return the PIDs of those blobs that are in the workspace with the right size, digest to PID."""
-        found = self._shelf(workspace).find({blob.digest: blob.size for blob in blobs})
+        found = self.shelf(workspace).find({blob.digest: blob.size for blob in blobs})
         return {digest: description.pid for digest, description in found.items()}
 
     def upload_blobs(
@@ -327,7 +351,7 @@ class CDCSArchive(ArchiveInterface):
     ) -> tuple[dict[str, str], dict[str, Exception]]:
         """Upload those blobs that are not in the workspace."""
         try:
-            return self._shelf(workspace).upload(blobs, source, threads=threads, meter=meter)
+            return self.shelf(workspace).upload(blobs, source, threads=threads, meter=meter)
         except PipelineError as error:
             for blob in blobs:
                 meter.finished(blob.paths[0], 0, error, False)
@@ -349,7 +373,7 @@ class CDCSArchive(ArchiveInterface):
         if stamp.size == 0:
             return None, 0
         blob = Blob(digest, stamp.size, (path,))
-        pids, failures = self._shelf(workspace_title).upload(
+        pids, failures = self.shelf(workspace_title).upload(
             [blob], ProjectSource(working_dir), threads=1, meter=Silent()
         )
         if failures:
@@ -377,15 +401,19 @@ class CDCSArchive(ArchiveInterface):
             yield download
 
     def _download(self, blob: Blob, workspace: str, offset: int) -> Download:
-        """Begin to download a blob by its PID, or by its handle where the PID has vanished."""
+        """Begin to download a blob by its PID; where that has vanished, by its handle, or one with the same digest."""
         pid = str(blob.pid)
         try:
             return Download(self.curator, pid, offset, blob.size)
         except NotFoundError:
-            description = self._shelf(workspace).by_pid([pid]).get(pid)
-            if description is None or description.handle in (None, pid):
-                raise
-            return Download(self.curator, description.handle, offset, blob.size)
+            same = self.shelf(workspace).described({blob.digest: blob.size}).get(blob.digest, [])
+            places = [said.handle for said in same if said.pid == pid]
+            places += itertools.chain(*((said.pid, said.handle) for said in same if said.pid != pid))
+            for place in dict.fromkeys(places):
+                if place not in (None, pid):
+                    with contextlib.suppress(NotFoundError):
+                        return Download(self.curator, str(place), offset, blob.size)
+            raise
 
     def download_blob(
         self,

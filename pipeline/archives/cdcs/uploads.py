@@ -10,7 +10,7 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -111,6 +111,11 @@ class BlobShelf:
         """Return what is said of blobs, by their PIDs."""
         return {description.pid: description for description in self._query(PID_KEY, pids)}
 
+    def all_described(self) -> Iterator[Description]:
+        """Yield all that is said of any blob."""
+        answer = self._curator.query(self._templates, {}, self.workspace)
+        yield from filter(None, map(_description, answer))
+
     def _query(self, key: str, values: Iterable[str]) -> list[Description]:
         wanted = list(dict.fromkeys(values))
         found: list[Description] = []
@@ -125,10 +130,10 @@ class BlobShelf:
 
     def _can_be_read(self, description: Description) -> bool:
         """Ask the site for a blob of another user, without reading it where its handle is known."""
-        number = re.search(r"/(\w+)/?$", description.handle or "")
+        number = blob_number(description.handle)
         try:
             if number:
-                return self._fits(self._curator.get_blob(number[1]), description)
+                return self._fits(self._curator.get_blob(number), description)
             if self._curator.is_here(description.pid):
                 with self._curator.open_blob(description.pid, most=description.size + 1, attempts=1) as stream:
                     return stream.length in (None, description.size)
@@ -235,12 +240,13 @@ class BlobShelf:
     def _whole(self, leftovers: list[StoredBlob], blob: Blob, check: Callable[[], None]) -> StoredBlob | None:
         """Return one that has all bytes of the blob; delete those that have others."""
         for stored in leftovers:
-            if self._holds(stored, blob, check):
+            if self.holds(stored, blob, check):
                 return stored
             self._curator.delete_blob(stored.id)
         return None
 
-    def _holds(self, stored: StoredBlob, blob: Blob, check: Callable[[], None]) -> bool:
+    def holds(self, stored: StoredBlob, blob: Blob, check: Callable[[], None]) -> bool:
+        """Tell whether a stored blob has all bytes of a blob, by reading it."""
         digest, left = new_hash(algorithm(blob.digest)), blob.size
         with self._curator.open_blob(stored.handle, most=blob.size + 1) as stream:
             if stream.length not in (None, blob.size):
@@ -277,6 +283,12 @@ def _ask_for_all(ask: Callable[[Item], None], items: Collection[Item]) -> None:
     with Workers(_AT_ONCE, lambda: None) as workers:
         for error in workers.each(ask, items).values():
             raise error
+
+
+def blob_number(handle: str | None) -> str | None:
+    """Return the id of a blob that its handle ends with; None where it does not."""
+    found = re.search(r"/(\w+)/?$", handle or "")
+    return found[1] if found else None
 
 
 def _extension(path: str) -> str:

@@ -1,0 +1,140 @@
+"""A journal of audits: which blob was last found intact when, and which audits were finished.
+
+It is trusted for nothing but what need not be done again tonight: what is damaged never gets into it as intact.
+"""
+
+import contextlib
+import json
+import sqlite3
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import ClassVar, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Seen(NamedTuple):
+    """When a blob was last read: in the audit of which night, and at what time; -1 when it was not intact."""
+
+    night: str
+    at: float
+
+
+NEVER = Seen("", 0.0)
+
+
+class AuditJournal:
+    """The journal of one user, in one sqlite3 file. It may be deleted at any time, be read-only or damaged.
+
+    Without it an audit reads everything again.
+
+    Parameters
+    ----------
+    file : Path or None
+        Where to keep it; None keeps nothing.
+    """
+
+    _known: ClassVar[dict[Path, "AuditJournal"]] = {}
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._memory: sqlite3.Connection | None = None
+        self._is_prepared = False
+
+    @classmethod
+    def at(cls, file: Path) -> "AuditJournal":
+        """Return the journal in a file; the same one when it is asked for again."""
+        if file not in cls._known:
+            cls._known[file] = cls(file)
+        return cls._known[file]
+
+    def load(self, place: str) -> dict[str, Seen]:
+        """Return what is known of the blobs in a place: key to when it was read last."""
+
+        def read(connection: sqlite3.Connection) -> dict[str, Seen]:
+            rows = connection.execute("SELECT blob, night, at FROM blobs WHERE place = ?", (place,))
+            return {str(blob): Seen(str(night), float(at)) for blob, night, at in rows}
+
+        return self._use(read) or {}
+
+    def store(self, place: str, night: date, read: Iterable[tuple[str, float]]) -> None:
+        """Remember blobs that were read: key and time, which is -1 for one that is not intact."""
+        rows = [(place, blob, night.isoformat() if at >= 0 else "", at) for blob, at in read]
+        if rows:
+            self._use(
+                lambda connection: connection.executemany("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?)", rows)
+            )
+
+    def turn(self, place: str, night: date) -> int:
+        """Return how many other nights a place was audited in before; a night is counted once."""
+
+        def count(connection: sqlite3.Connection) -> int:
+            for last, number in connection.execute("SELECT night, number FROM turns WHERE place = ?", (place,)):
+                if last == night.isoformat():
+                    return int(number)
+                row = (place, night.isoformat(), int(number) + 1)
+                break
+            else:
+                row = (place, night.isoformat(), 0)
+            connection.execute("INSERT OR REPLACE INTO turns VALUES (?, ?, ?)", row)
+            return row[2]
+
+        return self._use(count) or 0
+
+    def result(self, place: str, night: date, options: str) -> dict[str, int] | None:
+        """Return what a finished audit counted; None when it was not finished, or found what is still damaged."""
+
+        def read(connection: sqlite3.Connection) -> dict[str, int] | None:
+            query = "SELECT counts FROM finished WHERE place = ? AND night = ? AND options = ?"
+            for (counts,) in connection.execute(query, (place, night.isoformat(), options)):
+                return {str(name): int(count) for name, count in json.loads(counts).items()}
+            return None
+
+        return self._use(read)
+
+    def finish(self, place: str, night: date, options: str, counts: Mapping[str, int]) -> None:
+        """Remember that an audit was finished and left nothing damaged."""
+        row = (place, night.isoformat(), options, json.dumps(dict(counts)))
+        self._use(lambda connection: connection.execute("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?)", row))
+
+    def forget_before(self, places: Iterable[str], night: date) -> None:
+        """Forget the results of earlier nights in some places."""
+        rows = [(place, night.isoformat()) for place in places]
+        self._use(lambda connection: connection.executemany("DELETE FROM finished WHERE place = ? AND night < ?", rows))
+
+    def _use(self, function: Callable[[sqlite3.Connection], T]) -> T | None:
+        if self._file is not None:
+            try:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.closing(sqlite3.connect(self._file, timeout=10)) as connection, connection:
+                    if not self._is_prepared:
+                        _prepare(connection)
+                        self._is_prepared = True
+                    connection.execute("PRAGMA synchronous = OFF")
+                    return function(connection)
+            except (sqlite3.OperationalError, OSError):
+                self._file = None
+            except (sqlite3.DatabaseError, ValueError, TypeError, AttributeError):
+                with contextlib.suppress(OSError):
+                    self._file.unlink()
+                self._is_prepared = False
+        # Where nothing can be kept, this run still knows what it did.
+        if self._memory is None:
+            self._memory = sqlite3.connect(":memory:", check_same_thread=False)
+            weakref.finalize(self, self._memory.close)
+            _prepare(self._memory)
+        return function(self._memory)
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS blobs (place TEXT, blob TEXT, night TEXT, at REAL, PRIMARY KEY (place, blob)) "
+        "WITHOUT ROWID"
+    )
+    connection.execute("CREATE TABLE IF NOT EXISTS turns (place TEXT PRIMARY KEY, night TEXT, number INTEGER)")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS finished (place TEXT, night TEXT, options TEXT, counts TEXT, "
+        "PRIMARY KEY (place, night, options)) WITHOUT ROWID"
+    )
