@@ -410,6 +410,15 @@ class TestWhatIsPublishedHere:
         assert outcome.code == 0, outcome.output
         assert files_in(our_work.folder / "fetched" / "odd-v1.0.0") == files_in(our_work.folder / "odd")
 
+    def test_is_read_by_them_whatever_its_title(self, earlier_tool: EarlierTool, workshop: Workshop) -> None:
+        """Their reader opens everything in the folder of a title whose name contains the title."""
+        workshop.project(files={"a.txt": b"alpha"})
+        for title in ("records", "damaged", "d"):
+            assert workshop.publish(title=title).code == 0
+            where = {"archive": str(workshop.archive), "workspace": WORKSPACE, "title": title}
+            (found,) = earlier_tool.do(("read", {**where, "expressions": None}))
+            assert list(found) == [f"{title}-v0.1.0"]
+
     def test_is_refused_under_a_name_that_they_could_not_read(self, workshop: Workshop) -> None:
         """A YAML reader looks for the end of a key within 1024 characters; each of these becomes six."""
         workshop.project(files={"\x02" * 200: b"data", "a.txt": b"alpha"})
