@@ -196,6 +196,7 @@ def test_a_night_copies_what_the_mirror_lacks_and_tells_it_once_with_the_time(ma
     assert "\r" not in outcome.output
     assert releases(machine.mirror) == releases(machine.workshop.archive)
     assert_archive_is_sound(machine.mirror)
+    assert [*(machine.srv / "reports").rglob("*.html")]
     assert "Nothing to do" in machine.night().output
     assert STAMP.search((machine.folder / "output").read_text())
 
@@ -443,6 +444,17 @@ def test_nights_that_were_missed_are_made_up_for(machine: Machine, cron: Crontab
     assert cron.run("RangeDailyBase") == Outcome(0, "")
     assert len(machine.tasks("MirrorArchive", "DONE")) > 1, cron.log
     assert releases(machine.mirror) == releases(machine.workshop.archive)
+
+
+def test_what_was_damaged_is_whole_again_after_sunday(machine: Machine, cron: Crontab) -> None:
+    assert machine.night().code == 0
+    machine.install("nightly.cfg", sample="1")
+    damaged = next(machine.mirror.glob("*/*/blobs/??/*"))
+    damaged.write_bytes(b"x" * damaged.stat().st_size)
+    assert cron.run("AuditArchive") == Outcome(0, "")
+    assert "Warning" not in cron.log
+    assert damaged.name in cron.log
+    assert_archive_is_sound(machine.mirror)
 
 
 # --- systemd ----------------------------------------------------------------------------------------------------------
