@@ -31,6 +31,9 @@ class pipeline(luigi.Config):  # noqa: N801  Luigi names a section after its cla
     plain_http_hosts = luigi.Parameter(
         default="", description="Host names, separated by commas, that get a password or token over plain http."
     )
+    report_url = luigi.Parameter(
+        default="", description="Address under which the folder of the reports is served, for links to them."
+    )
 
 
 def read_settings() -> pipeline:

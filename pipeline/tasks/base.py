@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import luigi
@@ -14,8 +15,10 @@ from ..archives import ArchiveInterface, get_interface, is_url
 from ..credentials import announce_hosts
 from ..errors import ArchiveError, PipelineError, StorageError, explain
 from ..progress import log, speak_up
+from ..report import RUNNING, ReleaseReport
 from ..settings import full_path, resolve_alias
-from .runs import AnyRun
+from .reports import TaskReport, link_report, note_end, note_present, open_report
+from .runs import AnyRun, Run
 
 
 class _WithoutTraceback(logging.Filter):
@@ -93,6 +96,7 @@ class ExplainedTask(luigi.Task):
 
     def run(self) -> None:
         """Do the work; what the file system refuses becomes an error with an explanation."""
+        link_report(self)
         try:
             self.perform()
         except OSError as error:
@@ -145,6 +149,11 @@ class PlannedTask(ExplainedTask, Generic[AnyPlan]):
     def say_present(self, plan: AnyPlan) -> None:
         """Say that there is nothing to do."""
         raise NotImplementedError
+
+    @property
+    def known_plan(self) -> AnyPlan | PipelineError | None:
+        """The plan or what is wrong with it, None before it was made."""
+        return self._plan
 
     @property
     def planned(self) -> AnyPlan:
@@ -201,7 +210,67 @@ class PlannedTask(ExplainedTask, Generic[AnyPlan]):
         self._performed = True
 
 
-class ReleaseTask(PlannedTask[AnyRun]):
+class ReportedTask(PlannedTask[AnyPlan]):
+    """A planned task that writes a report of its run where it is asked for.
+
+    Releases that move are told by themselves: :meth:`parts` names their tasks, whose plans are runs. A task that does
+    something else, such as an audit, overrides :meth:`describe`; it is asked whenever the report is written, which is
+    now and then while tasks end. A task with a `run` of its own calls :func:`~pipeline.tasks.reports.link_report`.
+
+    Attributes
+    ----------
+    report : TaskReport or None
+        The report, when one is asked for and the run has begun.
+    """
+
+    report_directory = luigi.OptionalStrParameter(
+        default=None,
+        significant=False,
+        positional=False,
+        description="Folder that gets a report of the run, as JSON and as a page.",
+    )
+
+    report: TaskReport | None = None
+
+    def parts(self, plan: AnyPlan) -> Sequence[PlannedTask[Any]]:
+        """Return the tasks that move one release each."""
+        return [self]
+
+    def describe(self, plan: AnyPlan) -> list[ReleaseReport]:
+        """Return what there is to tell of each release now."""
+        return [self.report.entry(part) for part in self.parts(plan)] if self.report else []
+
+    def asked(self) -> dict[str, str]:
+        """Return what was asked for, as texts; where an archive is, not its alias."""
+        asked: dict[str, str] = self.to_str_params()
+        for name in ("report_directory", "dry_run", "date"):
+            asked.pop(name, None)
+        for name, parameter in self.get_params():
+            if isinstance(parameter, ArchiveParameter):
+                with contextlib.suppress(PipelineError):
+                    asked[name] = locate_archive(asked[name], name)
+        return asked
+
+    def about(self) -> str:
+        """Return what the name of the report says."""
+        plan = self.known_plan
+        return plan.title if isinstance(plan, Run) else str(getattr(self, "title", None) or "")
+
+    def requires(self) -> Any:
+        """Return what must be done first, and begin the report."""
+        required = super().requires()
+        self.begin_report()
+        return required
+
+    def begin_report(self) -> None:
+        """Begin the report, unless it is begun."""
+        if self.report_directory and not self.dry_run and (self.report is None or self.report.state != RUNNING):
+            self.report = open_report(self)
+            if self.report is not None:
+                self.report.save()
+
+
+class ReleaseTask(ReportedTask[AnyRun]):
     """A task with one release of one archive."""
 
     archive = ArchiveParameter(default="", description="Folder or URL of the archive, or an alias from [archives].")
@@ -264,6 +333,19 @@ def _say_present(task: PlannedTask[Any]) -> None:
         log.info("Dry run, nothing was changed. Of %s, %s.", plan.title, plan.prospect())
     else:
         task.say_present(plan)
+        if isinstance(task, ReportedTask):
+            task.begin_report()
+        note_present(task)
 
 
-__all__ = ["ExplainedTask", "PlannedTask", "ReleaseTask", "TextsParameter"]
+@ExplainedTask.event_handler(luigi.Event.SUCCESS)
+def _note_success(task: ExplainedTask) -> None:
+    note_end(task)
+
+
+@ExplainedTask.event_handler(luigi.Event.FAILURE)
+def _note_failure(task: ExplainedTask, error: BaseException) -> None:
+    note_end(task, error)
+
+
+__all__ = ["ExplainedTask", "PlannedTask", "ReleaseTask", "ReportedTask", "TextsParameter"]

@@ -11,6 +11,7 @@ from ..errors import ManifestError
 from ..manifest import format_ranges, parse_ranges
 from ..release import Blob
 from .base import ExplainedTask
+from .reports import touch_reports
 from .runs import Run, known_run, run_of
 
 # A blob of this many bytes moves alone, and before the small ones.
@@ -157,6 +158,7 @@ class BlobTask(ExplainedTask):
         self.moving.move(self.members(), self._announce)
 
     def _announce(self, message: str, percentage: int) -> None:
+        touch_reports()
         for report, value in ((self.set_status_message, message), (self.set_progress_percentage, percentage)):
             if report is not None:
                 report(value)

@@ -62,10 +62,15 @@ class FetchRelease(ReleaseTask[FetchRun]):
 
     def required(self) -> list[Any]:
         """Return the tasks of the releases that were chosen because this one requires them."""
+        alone: dict[str, Any] = {"with_requirements": False, "update": False, "report_directory": None}
         return [
-            self.clone(title=title, versions=f"=={one.version}", with_requirements=False, update=False)
+            self.clone(title=title, versions=f"=={one.version}", **alone)
             for title, one in (self._lock.required() if self._lock else {}).items()
         ]
+
+    def parts(self, plan: FetchRun) -> list[Any]:
+        """Return the tasks of all releases that are fetched."""
+        return [self, *self.required()]
 
     def complete(self) -> bool:
         """Tell whether there is nothing to do, for the required releases too."""
@@ -107,6 +112,7 @@ class FetchRelease(ReleaseTask[FetchRun]):
         """Write what is no blob, and the record when all else is there."""
         run = self.planned
         run.destination.finish()
+        run.place = str(run.destination.record_file)
         run.progress.close()
         run.manifest.remove(manifest_folder())
         log.info("Fetched %s: %s.\nThe files are in %s", run.record.title, run.counts(), run.destination.folder)
@@ -115,6 +121,7 @@ class FetchRelease(ReleaseTask[FetchRun]):
     def say_present(self, run: FetchRun) -> None:
         """Say that the release is here already."""
         run.destination.tidy()
+        run.place = str(run.destination.record_file)
         log.info(
             "Nothing to do: %s is here, with %d blobs, %s.\nThe files are in %s",
             run.record.title,

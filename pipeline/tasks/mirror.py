@@ -14,8 +14,17 @@ from ..manifest import Manifest
 from ..names import check_folder_name, normalize_title, record_title
 from ..progress import format_bytes, log
 from ..release import ReleaseRecord
+from ..report import ReleaseReport
 from ..versions import matches, parse_expressions
-from .base import ArchiveParameter, ExplainedTask, PlannedTask, TextsParameter, announce_archive, locate_archive
+from .base import (
+    ArchiveParameter,
+    ExplainedTask,
+    PlannedTask,
+    ReportedTask,
+    TextsParameter,
+    announce_archive,
+    locate_archive,
+)
 from .blobs import PRIORITIES_PER_RANK, BlobTask, tasks_for
 from .runs import MirrorRun, manifest_folder
 
@@ -26,7 +35,7 @@ class MirrorBlob(BlobTask):
     kind = MirrorRun
 
 
-class _BetweenArchives(PlannedTask[Any]):
+class _BetweenArchives(ExplainedTask):
     """What all copying has in common: two archives, and a workspace in each."""
 
     # Not positional, because RangeDailyBase gives the date to the first parameter that is.
@@ -63,7 +72,7 @@ class _BetweenArchives(PlannedTask[Any]):
         return check_folder_name(self.destination_workspace or self.workspace, "workspace")
 
 
-class MirrorReleaseRecord(_BetweenArchives):
+class MirrorReleaseRecord(_BetweenArchives, PlannedTask[MirrorRun]):
     """Copy one version of a release: its blobs, then its record."""
 
     title = luigi.Parameter(description="Title of the release.")
@@ -163,7 +172,7 @@ def _prospect(task: MirrorReleaseRecord) -> str:
         return f"{name} cannot be copied: {error}"
 
 
-class _Mirror(_BetweenArchives):
+class _Mirror(_BetweenArchives, ReportedTask[MirrorPlan]):
     """The copying of many releases."""
 
     versions = luigi.Parameter(default="", positional=False, description="For instance >=1.0.0,<2.0.0; default: all.")
@@ -185,6 +194,16 @@ class _Mirror(_BetweenArchives):
     def requirements(self, plan: MirrorPlan) -> list[Any]:
         """Return the task of each release."""
         return plan.releases
+
+    def parts(self, plan: MirrorPlan) -> list[MirrorReleaseRecord]:
+        """Return the tasks of the releases that are looked at."""
+        return plan.releases
+
+    def describe(self, plan: MirrorPlan) -> list[ReleaseReport]:
+        """Return what there is to tell of each; the others are counted."""
+        if self.report is not None:
+            self.report.unchanged = plan.there
+        return super().describe(plan)
 
     def perform(self) -> None:
         """Say what was done."""

@@ -193,8 +193,8 @@ class PublishRelease(ReleaseTask[UploadRun]):
         )
 
     def _where(self, run: UploadRun) -> str:
-        place = run.place or run.archive.locate_record(run.record.content, run.manifest.workspace)
-        return f"The record is {printable(place)}"
+        run.place = run.place or run.archive.locate_record(run.record.content, run.manifest.workspace)
+        return f"The record is {printable(run.place)}"
 
 
 class _ArchiveToBe(FileSystemArchive):

@@ -75,8 +75,11 @@ class Run(ABC):
         How many blobs move at the same time.
     resources : dict
         What a batch takes of the limits in ``[resources]``, name to number of transfers.
+    place : str or None
+        Where the record is that is written last, as far as this process knows.
     """
 
+    place: str | None = None
     rank: int = 0
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
@@ -152,6 +155,11 @@ class Run(ABC):
         nbytes = sum(blob.size for blob in self.missing)
         return Progress(self.record.title, len(self.missing) + len(self.unreadable), nbytes)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether blobs began to move."""
+        return "progress" in vars(self)
+
     def move(self, blobs: Sequence[Blob], announce: Callable[[str, int], None]) -> None:
         """Move those blobs that are not in place.
 
@@ -214,15 +222,7 @@ class Run(ABC):
 
 
 class ArchivingRun(Run):
-    """The moving of a release into an archive: its blobs, then its record.
-
-    Attributes
-    ----------
-    place : str or None
-        Where this process published the record.
-    """
-
-    place: str | None = None
+    """The moving of a release into an archive: its blobs, then its record."""
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         super().__init__(manifest, archive)
