@@ -445,6 +445,17 @@ def test_nights_that_were_missed_are_made_up_for(machine: Machine, cron: Crontab
     assert releases(machine.mirror) == releases(machine.workshop.archive)
 
 
+def test_what_was_damaged_is_whole_again_after_sunday(machine: Machine, cron: Crontab) -> None:
+    assert machine.night().code == 0
+    machine.install("nightly.cfg", sample="1")
+    damaged = next(machine.mirror.glob("*/*/blobs/??/*"))
+    damaged.write_bytes(b"x" * damaged.stat().st_size)
+    assert cron.run("AuditArchive") == Outcome(0, "")
+    assert "Warning" not in cron.log
+    assert damaged.name in cron.log
+    assert_archive_is_sound(machine.mirror)
+
+
 # --- systemd ----------------------------------------------------------------------------------------------------------
 
 
