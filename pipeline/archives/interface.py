@@ -5,12 +5,10 @@ where an archive can do better.
 """
 
 import contextlib
-import functools
-import inspect
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +20,9 @@ from ..names import record_title
 from ..progress import Progress
 from ..release import BYTES, FOLDER, ITEM, PID, SHA1, Blob, ReleaseRecord, walk_mapping
 from ..transfer import Meter, file_source
-from ..versions import parse_expressions, precedence
 from ..workers import Workers
 from .auditing import Auditor
+from .found import found_and_sorted
 from .sources import BlobSource, ProjectSource
 
 DEFAULT_WORKSPACE = "Global Public Workspace"
@@ -67,7 +65,7 @@ class ArchiveInterface(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "get_release_records" in cls.__dict__:
-            cls.get_release_records = _found_and_sorted(cls.get_release_records)  # type: ignore[method-assign]
+            cls.get_release_records = found_and_sorted(cls.get_release_records)  # type: ignore[method-assign]
 
     @abstractmethod
     def get_release_records(
@@ -214,7 +212,7 @@ class ArchiveInterface(ABC):
             When the archive cannot tell which titles there are.
         """
         if titles is None:
-            raise ArchiveError(f"{printable(self.host)} cannot list its titles; name them with --titles.")
+            raise ArchiveError(f"{printable(self.host)} cannot list its titles; name them, for a mirror with --titles.")
         return [
             ReleaseName(title, version)
             for title in sorted(set(titles))
@@ -480,32 +478,3 @@ def _only(project: dict[str, Any], failures: Mapping[str, Exception], folder: st
         for name, node in project.items()
         if folder + name not in failures
     }
-
-
-def _found_and_sorted(method: Callable[..., dict[str, Record]]) -> Callable[..., dict[str, Record]]:
-    """Make an implementation of get_release_records raise when it finds nothing, and sort by version."""
-    signature = inspect.signature(method)
-
-    @functools.wraps(method)
-    def wrapped(*args: Any, **kwargs: Any) -> dict[str, Record]:
-        asked = signature.bind(*args, **kwargs)
-        asked.apply_defaults()
-        archive, title, expressions, workspace = list(asked.arguments.values())[:4]
-        wanted = parse_expressions(expressions)
-        records = method(*args, **kwargs)
-        if not records:
-            raise not_found(archive, title, wanted, workspace)
-        return dict(sorted(records.items(), key=lambda item: (precedence(item[1]["version"]), item[0])))
-
-    return wrapped
-
-
-def not_found(
-    archive: ArchiveInterface, title: str, expressions: Sequence[str] | None, workspace: str
-) -> ReleaseRecordNotFoundError:
-    """Return the error for a release that is not in an archive."""
-    wanted = f"with version {','.join(expressions)}" if expressions else "of any version"
-    return ReleaseRecordNotFoundError(
-        f"There is no release {printable(title)} {printable(wanted)} in {printable(archive.host)}, "
-        f"workspace '{printable(workspace)}'."
-    )

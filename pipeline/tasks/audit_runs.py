@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
-from urllib.parse import urlsplit
 
-from ..archives import get_interface, is_url
+from ..archives import get_interface
 from ..archives.auditing import Auditor, HealingSource
 from ..audit import Finding, Scope, TitleAudit, is_whole
 from ..errors import AuditError, RecordError, explain, printable
@@ -18,8 +17,8 @@ from ..manifest import Manifest
 from ..progress import format_bytes, log
 from ..release import Blob
 from ..report import DONE, RUNNING, UNCHANGED, WAITING, Counts, ReleaseReport
-from ..settings import read_settings, transfer_limit
-from .runs import Run, manifest_folder
+from ..settings import read_settings
+from .runs import Run, manifest_folder, threads_and_resources
 
 
 class AuditOptions(NamedTuple):
@@ -66,11 +65,7 @@ class AuditRun:
 
     def __init__(self, options: AuditOptions) -> None:
         self.options = options
-        sites = (site for site in (options.archive, options.repair_from) if is_url(site))
-        limits = {host: transfer_limit(host) for host in (urlsplit(site).hostname or "" for site in sites)}
-        limited = {host: limit for host, limit in limits.items() if limit is not None}
-        self.threads = min([read_settings().threads, *limited.values()])
-        self.resources: dict[str, int] = dict.fromkeys(limited, self.threads)
+        self.threads, self.resources = threads_and_resources(options.archive, options.repair_from)
         self._audits: dict[str, TitleAudit] = {}
         self._repairs: dict[str, list[RepairRun]] = {}
         self._over: set[str] = set()

@@ -8,12 +8,12 @@ from typing import Any
 import luigi
 
 from ..archives import ArchiveInterface, get_interface
-from ..archives.interface import DEFAULT_WORKSPACE, ReleaseName, not_found
-from ..errors import ArchiveError, PipelineError, ReleaseFileError, printable
+from ..archives.found import not_found
+from ..archives.interface import DEFAULT_WORKSPACE, ReleaseName
+from ..errors import ArchiveError, PipelineError, RecordError, ReleaseFileError, printable
 from ..manifest import Manifest
 from ..names import check_folder_name, normalize_title, record_title
 from ..progress import format_bytes, log
-from ..release import ReleaseRecord
 from ..report import ReleaseReport
 from ..versions import matches, parse_expressions
 from .base import (
@@ -88,10 +88,12 @@ class MirrorReleaseRecord(_BetweenArchives, PlannedTask[MirrorRun]):
         """Read the record in the source, and find out which blobs the destination has."""
         source, destination = self.ends()
         archive = get_interface(source)
-        found = archive.get_release(self.title, self.version, self.workspace)
-        if found is None:
+        record, damage = archive.auditor(self.workspace).look_at_record(self.title, self.version, None)
+        if damage is not None:
+            name = record_title(self.title, self.version)
+            raise RecordError(f"{name} in {printable(source)} is not copied: {damage}; AuditArchive can repair it.")
+        if record is None:
             raise not_found(archive, self.title, [f"=={self.version}"], self.workspace)
-        record = ReleaseRecord(found, f"the record of {record_title(self.title, self.version)} in {source}")
         there = get_interface(destination)
         there.check_record(record)
         manifest = Manifest(destination, None, self.workspace_there(), "", record, source, self.workspace)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..archives import ArchiveInterface, is_url
-from ..archives.interface import not_found
+from ..archives.found import not_found
 from ..errors import LockFileError, ReleaseRecordNotFoundError, RequirementsError, printable
 from ..lock_file import LockedRelease, LockFile, read_lock_file
 from ..names import record_title

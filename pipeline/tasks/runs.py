@@ -63,6 +63,14 @@ def runs_of(kind: type["Run"]) -> list["Run"]:
     return [run for (known, _), run in _runs.items() if known is kind]
 
 
+def threads_and_resources(*archives: str) -> tuple[int, dict[str, int]]:
+    """Return how many blobs move at the same time, and what that takes of the limits in ``[resources]``, by host."""
+    hosts = (urlsplit(archive).hostname or "" for archive in archives if is_url(archive))
+    limits = {host: limit for host in hosts if (limit := transfer_limit(host)) is not None}
+    threads = min([read_settings().threads, *limits.values()])
+    return threads, dict.fromkeys(limits, threads)
+
+
 class Run(ABC):
     """The moving of the blobs of one manifest.
 
@@ -95,11 +103,7 @@ class Run(ABC):
         self.record: ReleaseRecord = manifest.record
         self.blobs = self.record.blobs
         self.archive = archive
-        sites = (site for site in (manifest.archive, manifest.source) if is_url(site))
-        limits = {host: transfer_limit(host) for host in (urlsplit(site).hostname or "" for site in sites)}
-        limited = {host: limit for host, limit in limits.items() if limit is not None}
-        self.threads = min([read_settings().threads, *limited.values()])
-        self.resources: dict[str, int] = dict.fromkeys(limited, self.threads)
+        self.threads, self.resources = threads_and_resources(manifest.archive, manifest.source)
         self.unreadable: dict[str, Exception] = {}
         self.teller: threading.Thread | None = None
         self._there: set[str] | None = None

@@ -95,7 +95,7 @@ class Pipeline(Way):
     """This project, through Luigi."""
 
     name = "pipeline"
-    about = "`luigi --module pipeline PublishRelease` and `FetchRelease`, local scheduler"
+    about = "`luigi --module pipeline PublishRelease`, `FetchRelease` and `AuditArchive`, local scheduler"
 
     def __init__(self) -> None:
         self._workshops: dict[Place, Workshop] = {}
@@ -111,6 +111,8 @@ class Pipeline(Way):
             return [[*command("PublishRelease", title="sample", create_archive=True, **options)]]
         if operation in (FETCH, FETCH_AGAIN):
             return [[*command("FetchRelease", title="sample", destination=place.fetched)]]
+        if operation == AUDIT:
+            return [[*command("AuditArchive", archive=place.archive)]]
         return []
 
     def environment(self, place: Place) -> dict[str, str]:

@@ -937,7 +937,15 @@ def test_what_cannot_be_written_is_refused_before_anything_is_or_comes_back_as_i
     else:
         archive.upload_release_record(record, PUBLIC)
         (got,) = kind.open().get_release_records(title).values()
-        assert without_pid(got) == json.loads(json.dumps(record))
+        assert repr(without_pid(got)) == repr(as_it_is_read(record))
+
+
+def as_it_is_read(record: Record) -> Record:
+    """Return a record as JSON has it, or as it is where JSON has no form for it."""
+    try:
+        return dict(json.loads(json.dumps(record)))
+    except TypeError:
+        return record
 
 
 def refusal(check: Callable[[], object]) -> PipelineError | None:

@@ -850,7 +850,7 @@ class TestWhatTheUserGotWrong:
     def test_a_part_of_the_graph_that_is_run_alone_is_one_sentence(self, workshop: Workshop) -> None:
         outcome = workshop.run("UploadBlob", release="x", manifest="0" * 40, blobs="0", path="x")
         assert outcome.code != 0
-        assert "run PublishRelease or FetchRelease, not its parts" in outcome.output
+        assert "run PublishRelease, FetchRelease or MirrorRelease, not its parts" in outcome.output
         assert "Traceback" not in outcome.output
 
     def test_an_existing_version_with_other_content_stays_as_it_is(self, published: Workshop) -> None:

@@ -215,7 +215,7 @@ class TestIsUrl:
             ["http://h"],
             object(),
         ],
-        ids=repr,
+        ids=lambda value: type(value).__name__ if type(value) is object else repr(value),
     )
     def test_others(self, text: object) -> None:
         assert is_url(text) is False

@@ -99,7 +99,7 @@ def test_a_mirror_of_a_mirror_keeps_the_first_origin(workshop: Workshop, mirror:
     assert record_in(workshop.folder / "third", "cables", "0.1.0") == record_in(mirror, "cables", "0.1.0")
 
 
-@pytest.mark.parametrize("harm", ["blob damaged", "blob missing", "blob too long", "record damaged"])
+@pytest.mark.parametrize("harm", ["blob damaged", "blob missing", "blob too long", "record damaged", "record flipped"])
 def test_a_release_that_cannot_be_copied_does_not_stop_the_others(workshop: Workshop, mirror: Path, harm: str) -> None:
     for title in ("cables", "probes", "zones"):
         publish(workshop, title, "0.1.0", {"good.csv": b"good", "bad.csv": title.encode()})
@@ -112,8 +112,10 @@ def test_a_release_that_cannot_be_copied_does_not_stop_the_others(workshop: Work
         blob.unlink()
     elif harm == "blob too long":
         blob.write_bytes(b"probes!")
-    else:
+    elif harm == "record damaged":
         record.write_bytes(whole[: len(whole) // 2])
+    else:
+        record.write_bytes(whole.replace(b'"note"', b'"nota"'))
     outcome = mirror_all(workshop)
     assert outcome.code == 30
     assert "Traceback" not in outcome.output
