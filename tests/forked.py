@@ -13,7 +13,8 @@ import luigi.cmdline
 from luigi.configuration.cfg_parser import LuigiConfigParser
 from luigi.setup_logging import InterfaceLogging
 
-import pipeline
+import pipeline.archives
+import pipeline.credentials
 from tests.support import Outcome, Workshop
 
 
@@ -59,6 +60,10 @@ class ForkedWorkshop(Workshop):
         os.environ.update(self.environment)
         os.chdir(self.folder)
         LuigiConfigParser._instance = None
+        # It is a process of its own, which has not talked to the sites of other tests.
+        pipeline.credentials._hosts.clear()
+        pipeline.credentials._only_host.clear()
+        pipeline.archives._sites.clear()
         if trouble:
             exec(trouble, {"pipeline": pipeline})
         try:

@@ -432,7 +432,7 @@ def test_cron_mails_what_luigid_does_not(machine: Machine, cron: Crontab) -> Non
     damaged.write_bytes(b"x" * damaged.stat().st_size)
     # The code is 30, and luigid sends a mail.
     assert cron.run("pipeline MirrorArchive") == Outcome(0, "")
-    assert "the blob is damaged: its bytes have another SHA-1; it is replaced from" in cron.log
+    assert damaged.name in cron.log
     (machine.etc / "nightly.cfg").write_text("no configuration")
     outcome = cron.run("pipeline MirrorArchive")
     assert outcome.output

@@ -156,7 +156,7 @@ def test_nights_of_mirroring_tell_of_each_other_and_name_what_could_not_be_copie
     assert told["0.2.0"][0] == told["0.3.0"][0] == "failed"
     assert told["0.2.0"][1][0]["path"] == "version"
     assert "is missing from the archive" in told["0.2.0"][1][0]["reason"]
-    assert "neither JSON nor YAML" in told["0.3.0"][1][0]["reason"]
+    assert "does not have the bytes that were published" in told["0.3.0"][1][0]["reason"]
     assert (second["totals"]["unchanged_releases"], second["totals"]["done_releases"]) == (1, 2)
     assert numbers(third["totals"]) == {"releases": 3, "unchanged_releases": 3}
 
