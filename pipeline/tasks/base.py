@@ -149,7 +149,7 @@ class PlannedTask(ExplainedTask, Generic[AnyPlan]):
     dry_run: bool = False
     done: AnyPlan | None = None
     _plan: AnyPlan | PipelineError | None = None
-    _performed: bool = False
+    _is_plan_new: bool = False
 
     def make_plan(self) -> AnyPlan:
         """Find out what is to be done."""
@@ -197,10 +197,9 @@ class PlannedTask(ExplainedTask, Generic[AnyPlan]):
     def complete(self) -> bool:
         """Tell whether there is nothing to do: what is asked for is there, or it is a dry run."""
         speak_up()
-        if self._performed:
-            self._performed = False
-        else:
+        if not self._is_plan_new:
             self._plan = None
+        self._is_plan_new = False
         try:
             return self.planned.is_finished() or self.dry_run
         except (PipelineError, OSError) as error:
@@ -220,7 +219,11 @@ class PlannedTask(ExplainedTask, Generic[AnyPlan]):
             raise self._plan
         super().run()
         self.done = self.planned
-        self._performed = True
+        self.keep_plan()
+
+    def keep_plan(self) -> None:
+        """Let the next :meth:`complete` use the plan as it is: it was made or carried out just now."""
+        self._is_plan_new = True
 
 
 class ReportedTask(PlannedTask[AnyPlan]):
@@ -335,7 +338,7 @@ def locate_archive(archive: str, option: str) -> str:
     if not location:
         raise ArchiveError(f"No archive was named; give {option}, or set it for this task in luigi.cfg.")
     if f"://{_HIDDEN}@" in ArchiveParameter().normalize(location):
-        raise ArchiveError(f"The URL of {option} holds a user name or password; leave it out and give --user.")
+        raise ArchiveError(f"The URL of {option} holds a user name or password; leave it out and set PIPELINE_USER.")
     return location if is_url(location) else full_path(location, option)
 
 

@@ -74,7 +74,7 @@ class FetchRelease(ReleaseTask[FetchRun]):
 
     def complete(self) -> bool:
         """Tell whether there is nothing to do, for the required releases too."""
-        performed = self._performed
+        performed = self._is_plan_new
         # Luigi lets a task run only when those that it requires are complete.
         return super().complete() and (performed or self._lock is None or self._is_wholly_complete())
 

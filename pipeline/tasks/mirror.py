@@ -161,9 +161,12 @@ class MirrorPlan:
 
 def _is_there(task: MirrorReleaseRecord) -> bool:
     try:
-        return bool(task.planned.is_finished())
+        if task.planned.is_finished():
+            return True
     except (PipelineError, OSError):
         return False
+    task.keep_plan()
+    return False
 
 
 def _prospect(task: MirrorReleaseRecord) -> str:

@@ -287,6 +287,24 @@ def test_a_mirror_that_is_killed_at_any_moment_is_completed_by_the_same_command(
     assert not list(mirror.glob("*/*/.partial"))
 
 
+def test_each_record_of_the_source_is_read_once(
+    workshop: Workshop, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        publish(workshop, "cables", f"0.{number}.0", {"a.csv": b"%d" % number})
+    read: list[str] = []
+    parse = ReleaseRecord.parse
+
+    def counting(data: bytes, where: str) -> ReleaseRecord:
+        read.append(where)
+        return parse(data, where)
+
+    monkeypatch.setattr(ReleaseRecord, "parse", counting)
+    task = pipeline.MirrorArchive(source=str(workshop.archive), destination=str(mirror), date=TODAY)
+    assert luigi.build([task], local_scheduler=True, no_lock=True, log_level="WARNING")
+    assert len([where for where in read if str(workshop.archive) in where]) == 3
+
+
 def test_two_mirrors_at_once_share_the_work(workshop: Workshop, mirror: Path) -> None:
     dice = random.Random(3)
     for number in range(3):

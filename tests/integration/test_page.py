@@ -189,7 +189,7 @@ def test_no_secret_is_on_the_page(
         sources = list(tabs(page, scheduler))
         said = "".join(sources)
         assert "does not accept the password of 'alice'" in said
-        assert "give --user" in said
+        assert "PIPELINE_USER" in said
         for kind, url in page.browser.asked:
             if kind == "XHR":
                 with urllib.request.urlopen(url, timeout=30) as answer:
