@@ -205,3 +205,14 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_run(workshop: Worksho
     outcome = workshop.publish(report_directory="~nobody-of-that-name/reports")
     assert outcome.code == 0, outcome.output
     assert "The run goes on without a report: --report-directory ~nobody-of-that-name" in outcome.output
+
+
+def test_no_secret_is_in_a_report(workshop: Workshop) -> None:
+    workshop.environment |= {"PIPELINE_USER": "alice", "PIPELINE_PASSWORD": "planted-in-the-environment"}
+    outcome = workshop.publish(archive="http://alice:planted-in-the-url@127.0.0.1:9", create_archive=None)
+    assert outcome.code == 30
+    (report,) = reports(workshop)
+    assert (report["state"], report["asked"]["archive"]) == ("failed", "http://***@127.0.0.1:9")
+    assert "holds a user name or password" in report["failure"]
+    for file in (workshop.folder / "reports").iterdir():
+        assert "planted" not in file.read_text(encoding="utf-8")
