@@ -1,5 +1,6 @@
 """An audit finds every flipped bit of an archive, and heals it from a mirror; killed at any moment it does no harm."""
 
+import contextlib
 import json
 import os
 import random
@@ -532,7 +533,7 @@ def test_an_audit_that_is_killed_goes_on_where_it_stopped(tmp_path: Path) -> Non
 def journalled(file: Path) -> int:
     """Return how many blobs of the title a journal knows."""
     try:
-        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
             return int(connection.execute("SELECT count(*) FROM blobs WHERE place LIKE '%sample'").fetchone()[0])
     except sqlite3.OperationalError:
         return 0
