@@ -6,7 +6,7 @@ import sys
 from datetime import datetime, timezone
 
 
-class LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class LogHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic for mypy only
     """Writes log lines to a stream, above the bars where it is a terminal with bars."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -112,7 +112,7 @@ class Browser:
             assert data, f"chromium does not answer: {self._said()}"
             self._received += data
         message, _, self._received = self._received.partition(b"\0")
-        return json.loads(message)  # type: ignore[no-any-return]
+        return json.loads(message)  # type: ignore[no-any-return]  # as the protocol says
 
     def _said(self) -> str:
         self._log.seek(0)

@@ -2,7 +2,8 @@
 
 import subprocess
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline import CDCSArchive
@@ -22,6 +23,13 @@ def make_archive(server: CDCSServer) -> None:
     archive_of(server, "admin").install_templates()
     alice = archive_of(server).curator
     alice.call("POST", "/rest/workspace/", {"title": OTHER}, doing="to make a workspace", expect=201)
+
+
+def serve(folder: Path) -> Iterator[CDCSServer]:
+    """Yield a site that is an archive, and stop it; the body of a fixture."""
+    with CDCSServer(folder) as server:
+        make_archive(server)
+        yield server
 
 
 class Site:

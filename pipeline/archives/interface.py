@@ -65,7 +65,7 @@ class ArchiveInterface(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "get_release_records" in cls.__dict__:
-            cls.get_release_records = found_and_sorted(cls.get_release_records)  # type: ignore[method-assign]
+            cls.get_release_records = found_and_sorted(cls.get_release_records)  # type: ignore[method-assign]  # of a subclass
 
     @abstractmethod
     def get_release_records(

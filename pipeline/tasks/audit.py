@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from datetime import date
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..names import check_folder_name
 from ..progress import log
 from ..report import ReleaseReport
 from .audit_runs import AuditOptions, AuditRun, RepairRun
-from .base import ArchiveParameter, ExplainedTask, ReportedTask, announce_archive, locate_archive
+from .base import ArchiveParameter, ExplainedTask, ReportedTask, announce_archive, locate_archive, night_parameter
 from .blobs import BlobTask
 from .reports import link_report, touch_reports
 
@@ -29,7 +28,7 @@ class RepairBlob(BlobTask):
 class _Auditing(ExplainedTask):
     """What is asked for."""
 
-    date = luigi.DateParameter(default=date.today(), description="The night that this is for; default: today.")  # noqa: DTZ011
+    date = night_parameter()
     archive = ArchiveParameter(default="", positional=False, description="Folder, URL or alias of the archive.")
     workspace = luigi.Parameter(default=DEFAULT_WORKSPACE, positional=False, description="Workspace in the archive.")
     user = luigi.OptionalStrParameter(
@@ -93,7 +92,7 @@ class AuditTitle(_Auditing):
             return self.auditing.result_of(self.title) is not None
         return False
 
-    def run(self) -> Iterator[list[RepairBlob]]:  # type: ignore[override]
+    def run(self) -> Iterator[list[RepairBlob]]:  # type: ignore[override]  # repairs are dynamic dependencies
         """Read, then let the damaged blobs be replaced, then say what is left.
 
         Luigi begins this anew when they are: what was read is known then.

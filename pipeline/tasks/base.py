@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from datetime import date
 from typing import Any, Generic, Protocol, TypeVar
 
 import luigi
@@ -80,6 +81,12 @@ class ArchiveParameter(luigi.Parameter):
     def normalize(self, x: str) -> str:
         """Hide a user name and password in a URL."""
         return re.sub(r"^(\w+://)[^/?#]*@", rf"\1{_HIDDEN}@", x)
+
+
+def night_parameter() -> Any:
+    """Return the parameter of a task that runs every night: its date, by default that on which the program started."""
+    # The local date, as in cron.
+    return luigi.DateParameter(default=date.today(), description="The night that this is for; default: today.")  # noqa: DTZ011
 
 
 def announce_archive(archive: str) -> None:

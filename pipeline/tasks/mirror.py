@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 import luigi
@@ -24,6 +23,7 @@ from .base import (
     TextsParameter,
     announce_archive,
     locate_archive,
+    night_parameter,
 )
 from .blobs import PRIORITIES_PER_RANK, BlobTask, tasks_for
 from .runs import MirrorRun, manifest_folder
@@ -273,7 +273,7 @@ def _forget_listings(task: ExplainedTask) -> None:
 class MirrorArchive(_Mirror):
     """Copy every release that another archive lacks. One that cannot be copied does not stop the others."""
 
-    date = luigi.DateParameter(default=date.today(), description="The night that this is for; default: today.")  # noqa: DTZ011
+    date = night_parameter()
     titles = TextsParameter(default="", positional=False, description="Titles, as a list or with commas; default: all.")
 
     def make_plan(self) -> MirrorPlan:

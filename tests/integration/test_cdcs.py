@@ -20,7 +20,7 @@ from pipeline.archives.sources import ProjectSource
 from pipeline.errors import ArchiveError, BlobsFailedError, RecordError
 from pipeline.release import ReleaseRecord
 from pipeline.transfer import Silent
-from tests.cdcs import OTHER, PUBLIC, Site, archive_of, described, make_archive, stored
+from tests.cdcs import OTHER, PUBLIC, Site, archive_of, described, serve, stored
 from tests.cdcs_server import CDCSServer
 from tests.support import Workshop, sha1
 
@@ -29,9 +29,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
-    with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
-        make_archive(server)
-        yield server
+    yield from serve(tmp_path_factory.mktemp("cdcs"))
 
 
 @pytest.fixture

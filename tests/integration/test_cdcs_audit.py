@@ -17,7 +17,7 @@ from pipeline.archives.cdcs.client import CDCSClient
 from pipeline.archives.filesystem import create_archive
 from pipeline.errors import BlobsFailedError
 from tests.audits import audit
-from tests.cdcs import PUBLIC, Site, archive_of, described, make_archive, stored
+from tests.cdcs import PUBLIC, Site, archive_of, described, serve, stored
 from tests.cdcs_server import CDCSServer
 from tests.forked import ForkedWorkshop
 from tests.support import Outcome, Workshop, sha1, tree
@@ -25,9 +25,7 @@ from tests.support import Outcome, Workshop, sha1, tree
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
-    with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
-        make_archive(server)
-        yield server
+    yield from serve(tmp_path_factory.mktemp("cdcs"))
 
 
 @pytest.fixture

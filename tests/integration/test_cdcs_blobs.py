@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import CDCSArchive
 from pipeline.release import Blob
-from tests.cdcs import OTHER, PUBLIC, Site, archive_of, described, make_archive, stored
+from tests.cdcs import OTHER, PUBLIC, Site, archive_of, described, serve, stored
 from tests.cdcs_server import CDCSServer
 from tests.luigid import Scheduler
 from tests.support import Workshop, sha1
@@ -16,9 +16,7 @@ from tests.support import Workshop, sha1
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
-    with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
-        make_archive(server)
-        yield server
+    yield from serve(tmp_path_factory.mktemp("cdcs"))
 
 
 @pytest.fixture

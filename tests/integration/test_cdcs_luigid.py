@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import ReleaseRecordNotFoundError
-from tests.cdcs import PUBLIC, Site, archive_of, described, make_archive, make_impatient, stored
+from tests.cdcs import PUBLIC, Site, archive_of, described, make_impatient, serve, stored
 from tests.cdcs_server import CDCSServer
 from tests.luigid import Scheduler, ends, is_batch, wait_until
 from tests.support import Outcome, Workshop, sha1
@@ -25,9 +25,7 @@ SHARED = {0, 10, 25}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
-    with CDCSServer(tmp_path_factory.mktemp("cdcs")) as server:
-        make_archive(server)
-        yield server
+    yield from serve(tmp_path_factory.mktemp("cdcs"))
 
 
 @pytest.fixture(params=["local", "luigid"])

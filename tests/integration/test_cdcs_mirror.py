@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import FileSystemArchive
 from pipeline.archives.filesystem import create_archive
-from tests.cdcs import OTHER, PUBLIC, archive_of, make_archive, stored, told_no_secret
+from tests.cdcs import OTHER, PUBLIC, archive_of, serve, stored, told_no_secret
 from tests.cdcs_server import USERS, CDCSServer
 from tests.support import Outcome, Workshop, assert_archive_is_sound, sha1
 
@@ -20,16 +20,12 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
-    with CDCSServer(tmp_path_factory.mktemp("here")) as server:
-        make_archive(server)
-        yield server
+    yield from serve(tmp_path_factory.mktemp("here"))
 
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
-    with CDCSServer(tmp_path_factory.mktemp("there")) as server:
-        make_archive(server)
-        yield server
+    yield from serve(tmp_path_factory.mktemp("there"))
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ class Mailbox:
         self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
         self._controller.start()
 
-    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802
+    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802  aiosmtpd's name
         mail = message_from_bytes(envelope.content)
         texts = [part.get_payload(decode=True) for part in mail.walk() if not part.is_multipart()]
         self.mails.append(f"{mail['Subject']}\n{mail['To']}\n" + b"\n".join(map(bytes, texts)).decode())
@@ -163,7 +163,7 @@ def machine(tmp_path: Path, published: Path) -> Iterator[Machine]:
 def unit(name: str, folder: Path = CONFIGS / "systemd") -> configparser.SectionProxy:
     """Return what a unit says of its service."""
     parser = configparser.RawConfigParser()
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys keep their case
     parser.read(folder / name, encoding="utf-8")
     return parser["Service"]
 
@@ -401,7 +401,7 @@ def test_cron_understands_every_line(cron: Crontab) -> None:
         # Cron makes a new line of it.
         assert "%" not in command
         if when != "@reboot":
-            assert next(CronSim(when, datetime(2026, 11, 23))).hour in range(2, 7)  # noqa: DTZ001
+            assert next(CronSim(when, datetime(2026, 11, 23))).hour in range(2, 7)  # noqa: DTZ001  as cron does
     assert [when for when in cron.commands.values() if when.endswith(" 0")] == [
         cron.commands[cron.command("AuditArchive")]
     ]
