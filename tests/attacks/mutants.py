@@ -41,7 +41,7 @@ NOTICED_BY: dict[str, tuple[tuple[str, ...], ...]] = {
     "release.py": (("tests/unit/test_release.py",),),
     "locks.py": (("tests/unit/test_locks.py",),),
     "durable.py": (("tests/unit/test_durable.py",),),
-    "transfer.py": (("tests/unit/test_transfer.py",),),
+    "transfer.py": (("tests/unit/test_transfer.py",), ("tests/integration/test_resume.py", "-k", "test_of_a")),
     "destination.py": (("tests/unit/test_destination.py",),),
     "archives/filesystem.py": (("tests/unit/test_filesystem.py",), ("tests/integration/test_interface.py",), _FOLDER),
     "archives/filesystem_audit.py": (("tests/unit/test_filesystem.py",), ("tests/integration/test_audit.py",)),

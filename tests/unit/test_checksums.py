@@ -479,6 +479,13 @@ def test_a_single_damaged_value_is_survived(tmp_path: Path, good: bytes, bad: by
     assert_harmless(HashCache(file))
 
 
+def test_a_stamp_of_another_shape_is_survived_and_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "digests.sqlite"
+    HashCache(file).store(PROJECT, [("a", (3, OLD, OLD), SHA1)])  # type: ignore[list-item]
+    assert HashCache(file).load(PROJECT) == {}
+    assert not file.exists()
+
+
 def test_an_empty_file_becomes_a_cache(tmp_path: Path) -> None:
     (tmp_path / "digests.sqlite").touch()
     filled(tmp_path / "digests.sqlite")

@@ -40,10 +40,11 @@ def no_memory() -> None:
 
 def test_a_manifest_comes_back_by_its_name(tmp_path: Path) -> None:
     saved = manifest(source="mirror", source_workspace="theirs")
-    saved.save(tmp_path / "manifests")
-    (file,) = (tmp_path / "manifests").iterdir()
+    folder = tmp_path / "cache" / "manifests"
+    saved.save(folder)
+    (file,) = folder.iterdir()
     assert file.name == saved.digest == sha1(file.read_bytes())
-    loaded = Manifest.load(tmp_path / "manifests", saved.digest)
+    loaded = Manifest.load(folder, saved.digest)
     assert content(loaded) == content(saved)
     assert loaded.record.content == saved.record.content
     assert loaded.record.blobs == saved.record.blobs

@@ -225,6 +225,43 @@ def test_blobs_of_any_size_in_pieces_of_any_size_are_what_they_were(desk: Desk, 
     assert desk.meter.nbytes == size
 
 
+@pytest.mark.parametrize("chunk", [7, 1000, 5000, 5001, 2**20])
+def test_files_are_copied_whole_whatever_the_pieces(desk: Desk, chunk: int) -> None:
+    data = bytes(n * 7 % 251 for n in range(5000))
+    (desk.folder / "source").write_bytes(data)
+    move = replace(desk.blob("a", data), source=lambda offset: file_source(desk.folder / "source", offset))
+    assert desk.move(move, chunk=chunk) == {}
+    assert (desk.folder / "a").read_bytes() == data
+
+
+@pytest.mark.parametrize("too_much", [0, 1, 1000])
+def test_a_stream_that_gives_little_at_a_time_is_read_to_its_end(desk: Desk, too_much: int) -> None:
+    """A network may give less than was asked for, and still have more than there should be."""
+
+    class Dribble(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            return super().readinto(memoryview(buffer)[:10])
+
+    data = bytes(range(250))
+    source = data + bytes(too_much)
+    move = replace(desk.blob("a", data), source=lambda offset: contextlib.nullcontext(Dribble(source[offset:])))
+    assert set(desk.move(move)) == ({move.digest} if too_much else set())
+    assert (desk.folder / "a").exists() == (not too_much)
+
+
+@linux_only
+def test_a_process_that_may_open_few_files_moves_many(desk: Desk) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    moves = [desk.blob(str(n), b"%d" % n) for n in range(300)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * len(os.listdir("/proc/self/fd")) + 40, hard))
+    try:
+        assert desk.move(*moves) == {}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_all_of_them(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
