@@ -1,7 +1,35 @@
-"""Mutants that nobody can tell from the code itself, or that only cost time, with why.
+"""Mutants that nobody can tell from the code itself by what is kept and said, with why.
 
 Each is a module, the line without the fault and the line with it, as ``python -m tests.attacks.mutants`` prints them.
 """
 
-_BY_REASON: dict[str, tuple[tuple[str, str, str], ...]] = {}
+_BY_REASON: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "Only how much is done at a time, or what is made ready early, is another.": (
+        ("transfer.py", "_GROUP_FILES = 512", "_GROUP_FILES = 1024"),
+        ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 1, 0"),
+        ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 0, 1"),
+        (
+            "transfer.py",
+            "return max(1, min(_GROUP_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))",
+            "return max(1, min(_GROUP_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3))",
+        ),
+        (
+            "transfer.py",
+            "mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])",
+            "mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[2:])",
+        ),
+        ("checksums.py", 'connection.execute("PRAGMA synchronous = OFF")', "pass"),
+    ),
+    "Any number above zero is as good; zero is the lock on everything.": (
+        ("locks.py", "return 1 + int(digest[:12], 16)", "return 2 + int(digest[:12], 16)"),
+        ("locks.py", "return 1 + int(digest[:12], 16)", "return 1 + int(digest[:13], 16)"),
+    ),
+    "It is the end of the loop already.": (
+        (
+            "locks.py",
+            "continue  # another run that had finished removed the folder in between",
+            "pass  # another run that had finished removed the folder in between",
+        ),
+    ),
+}
 EQUIVALENT = {mutant: why for why, mutants in _BY_REASON.items() for mutant in mutants}

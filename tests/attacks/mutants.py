@@ -344,7 +344,7 @@ class Bench:
         """Check that the tests pass without a fault, and let them take no more than a few times as long with one."""
         began = time.monotonic()
         assert self._passes(module, 1000), f"The tests of {module} fail without a mutant."
-        self._seconds[module] = 20 + 4 * (time.monotonic() - began)
+        self._seconds[module] = 10 + 3 * (time.monotonic() - began)
 
     def _passes(self, module: str, seconds: float) -> bool | None:
         end = time.monotonic() + seconds
