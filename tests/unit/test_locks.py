@@ -4,8 +4,7 @@ import contextlib
 import errno
 import logging
 import os
-import subprocess
-import sys
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,32 +15,33 @@ import pytest
 
 from pipeline import locks as module
 from pipeline.locks import BlobLocks, locks_for
-from tests.support import ROOT, sha1
+from tests.support import sha1
 
 PATIENCE = 40.0
 A, B, C = (sha1(letter) for letter in (b"a", b"b", b"c"))
 
-_HOLD = """
-import pathlib, sys
-from pipeline.locks import BlobLocks
-print(",".join(sorted(BlobLocks(pathlib.Path(sys.argv[1])).acquire(sys.argv[2:]))), flush=True)
-sys.stdin.read()
-"""
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
 
 @contextlib.contextmanager
 def other_run(file: Path, *digests: str) -> Iterator[set[str]]:
-    """Let another process acquire locks, and yield those that it got; it holds them to the end of the block."""
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", _HOLD, str(file), *digests]
-    with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    ) as process:
-        assert process.stdout is not None
+    """Let another process acquire locks, and yield those that it got; it is killed at the end of the block."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
         try:
-            yield set(filter(None, process.stdout.readline().strip().split(",")))
+            mine = BlobLocks(file).acquire(digests)
+            os.write(writing, f"{' '.join(sorted(mine))}\n".encode())
+            signal.pause()
         finally:
-            process.kill()
+            os._exit(1)
+    os.close(writing)
+    try:
+        with open(reading, encoding="ascii") as answer:
+            yield set(answer.readline().split())
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 @pytest.fixture
@@ -219,18 +219,13 @@ def test_there_is_one_object_for_a_folder_whatever_it_is_called(tmp_path: Path) 
     assert (tmp_path / "folder" / "lock").exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 def test_a_forked_process_does_not_take_the_locks_of_its_parent_for_its_own(tmp_path: Path) -> None:
-    locks_for(tmp_path).acquire([A])
-    command = f"""
-import os, pathlib, sys
-from pipeline.locks import locks_for
-folder = pathlib.Path({str(tmp_path)!r})
-mine = locks_for(folder).acquire([{B!r}])
-child = os.fork()
-if not child:
-    os._exit(0 if locks_for(folder).acquire([{B!r}]) == set() else 1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or len(mine) - 1)
-"""
-    done = subprocess.run([sys.executable, "-c", command], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
-    assert done.returncode == 0
+    assert locks_for(tmp_path).acquire([A]) == {A}
+    child = os.fork()
+    if not child:
+        code = 100
+        try:
+            code = len(locks_for(tmp_path).acquire([A, B]))
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
