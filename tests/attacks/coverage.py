@@ -136,9 +136,12 @@ def gaps(folder: Path) -> tuple[list[Gap], int]:
         lines = (ROOT / "pipeline" / path).read_text(encoding="utf-8").splitlines()
         missed = set(file["missing_lines"])
         branches = [(line, target) for line, target in file["missing_branches"] if line not in missed]
-        told = missed & {target for _, target in branches}
+        told = {target for _, target in branches}
         found += (Gap(path, line, target, lines[line - 1].strip()) for line, target in branches)
-        found += (Gap(path, line, None, lines[line - 1].strip()) for line in sorted(missed - told))
+        # What follows a line that was missed is missed with it.
+        before = itertools.pairwise([0, *sorted(missed | set(file["executed_lines"]))])
+        first = [line for last, line in before if line in missed and last not in missed and line not in told]
+        found += (Gap(path, line, None, lines[line - 1].strip()) for line in first)
     return found, int(measured["totals"]["num_branches"])
 
 

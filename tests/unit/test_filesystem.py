@@ -10,6 +10,8 @@ import pytest
 from pipeline import ArchiveInterface, FileSystemArchive
 from pipeline.archives.filesystem import create_archive
 from pipeline.archives.filesystem_audit import FileSystemAuditor
+from pipeline.errors import BlobsFailedError
+from pipeline.release import Blob
 from tests.audits import PUBLIC, audit
 from tests.disk import Disk, linux_only
 from tests.support import sha1, tree
@@ -157,3 +159,22 @@ def test_titles_are_folders_with_the_name_of_a_title(archive: FileSystemArchive,
 
 def test_an_archive_says_that_a_version_is_published_once(archive: ArchiveInterface) -> None:
     assert archive.supports_repeat_releases is False
+
+
+def test_blobs_whose_names_begin_alike_are_found(archive: FileSystemArchive, tmp_path: Path) -> None:
+    first, *others = [b"%d" % n for n in range(2000)]
+    second = next(data for data in others if sha1(data)[:2] == sha1(first)[:2])
+    for data in (first, second):
+        upload(archive, tmp_path / "project", data)
+    blobs = [Blob(sha1(data), len(data), ("a.csv",)) for data in (first, second, b"alpha")]
+    assert archive.find_blobs(blobs, "sample", PUBLIC) == {sha1(data): sha1(data) for data in (first, second)}
+
+
+def test_one_file_that_cannot_be_uploaded_is_named(archive: FileSystemArchive, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"alpha")
+    title = archive.title_folder("sample", PUBLIC)
+    title.mkdir(parents=True)
+    (title / ".partial").touch()
+    with pytest.raises(BlobsFailedError) as caught:
+        archive.process_and_upload_blob("a.csv", tmp_path, "sample", "sample-v0.1.0", PUBLIC, 1000)
+    assert [path for path, _ in caught.value.failures] == ["a.csv"]

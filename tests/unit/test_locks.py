@@ -139,6 +139,16 @@ def test_the_file_of_the_locks_is_not_written_through_a_link(locks: BlobLocks, f
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="this system follows symbolic links")
+def test_what_is_locked_by_a_file_that_cannot_be_opened_is_left_alone(locks: BlobLocks, file: Path) -> None:
+    file.parent.mkdir()
+    file.symlink_to("elsewhere")
+    done: list[bool] = []
+    locks.remove_unless_used(lambda: done.append(True))
+    assert done == []
+    assert file.is_symlink()
+
+
 def test_where_there_are_no_locks_a_run_is_warned_once_and_works(
     locks: BlobLocks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
