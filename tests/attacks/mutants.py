@@ -45,8 +45,8 @@ NOTICED_BY: dict[str, tuple[tuple[str, ...], ...]] = {
     "destination.py": (("tests/unit/test_destination.py",),),
     "archives/filesystem.py": (("tests/unit/test_filesystem.py",), ("tests/integration/test_interface.py",), _FOLDER),
     "archives/filesystem_audit.py": (("tests/unit/test_filesystem.py",), ("tests/integration/test_audit.py",)),
-    "archives/cdcs/downloads.py": (("tests/test_cdcs_client.py",), _SITE),
-    "archives/cdcs/uploads.py": (_SITE,),
+    "archives/cdcs/downloads.py": (("tests/unit/test_cdcs_uploads.py",), ("tests/test_cdcs_client.py",)),
+    "archives/cdcs/uploads.py": (("tests/unit/test_cdcs_uploads.py",), _SITE),
     "archives/cdcs/archive.py": (_SITE,),
 }
 _COPIED = ("pipeline", "tests", "configs", "pyproject.toml", "luigi.cfg", "README.md", "CHANGELOG.md", "LICENSE")
