@@ -300,12 +300,14 @@ class Bench:
     ----------
     folder : Path
         Gets the copy.
+    patience : dict, optional
+        For how many seconds tests may run; benches that share it find that out once.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience: dict[tuple[str, ...], float] | None = None) -> None:
         self._copy = folder / "copy"
         self._temporary = folder / "temporary"
-        self._seconds: dict[str, float] = {}
+        self._seconds = {} if patience is None else patience
         self._edits = itertools.count(1)
         self._copy.mkdir(parents=True)
         for name in _COPIED:
@@ -323,12 +325,16 @@ class Bench:
         """Return how the tests notice a mutant: ``killed``, ``stopped`` (by time) or ``survived``."""
         file = self._copy / "pipeline" / mutant.module
         original = file.read_bytes()
-        try:
-            self._write(file, mutant.source)
-            passes = self._passes(mutant.module, self._patience(mutant.module))
-        finally:
-            self._write(file, original)
-        return {True: "survived", False: "killed", None: "stopped"}[passes]
+        for tests in NOTICED_BY[mutant.module]:
+            seconds = self._patience(tests)
+            try:
+                self._write(file, mutant.source)
+                code = self._run(tests, seconds)
+            finally:
+                self._write(file, original)
+            if code != 0:
+                return "stopped" if code is None else "killed"
+        return "survived"
 
     def _write(self, file: Path, source: bytes) -> None:
         file.write_bytes(source)
@@ -336,24 +342,17 @@ class Bench:
         edited = time.time() - 10**6 + 10 * next(self._edits)
         os.utime(file, (edited, edited))
 
-    def _patience(self, module: str) -> float:
-        """Return for how many seconds a mutant may run: longer than the module itself takes."""
-        return self._seconds.get(module, 300)
+    def _patience(self, tests: tuple[str, ...]) -> float:
+        """Return for how many seconds tests may run with a fault: a few times as long as without, when they must pass."""
+        if tests not in self._seconds:
+            began = time.monotonic()
+            assert self._run(tests, 1000) == 0, f"{' '.join(tests)} fails without a fault."
+            self._seconds[tests] = 10 + 3 * (time.monotonic() - began)
+        return self._seconds[tests]
 
-    def check(self, module: str) -> None:
-        """Check that the tests pass without a fault, and let them take no more than a few times as long with one."""
-        began = time.monotonic()
-        assert self._passes(module, 1000), f"The tests of {module} fail without a mutant."
-        self._seconds[module] = 10 + 3 * (time.monotonic() - began)
-
-    def _passes(self, module: str, seconds: float) -> bool | None:
-        end = time.monotonic() + seconds
-        for tests in NOTICED_BY[module]:
-            options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-profile", "hasty"]
-            code = self._zygote.run([*options, "--basetemp", str(self._temporary), *tests], end - time.monotonic())
-            if code != 0:
-                return None if code is None else False
-        return True
+    def _run(self, tests: tuple[str, ...], seconds: float) -> int | None:
+        options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-profile", "hasty"]
+        return self._zygote.run([*options, "--basetemp", str(self._temporary), *tests], seconds)
 
 
 def try_all(mutants: Iterable[Mutant], benches: int, folder: Path, end: float) -> Iterator[tuple[Mutant, str]]:
@@ -362,18 +361,15 @@ def try_all(mutants: Iterable[Mutant], benches: int, folder: Path, end: float) -
     guard = threading.Lock()
     results: list[tuple[Mutant, str]] = []
     changed = threading.Condition(guard)
+    patience: dict[tuple[str, ...], float] = {}
 
     def work(number: int) -> None:
-        checked: set[str] = set()
-        with Bench(folder / str(number)) as bench:
+        with Bench(folder / str(number), patience) as bench:
             while time.monotonic() < end:
                 with guard:
                     mutant = next(waiting, None)
                 if mutant is None:
                     return
-                if mutant.module not in checked:
-                    bench.check(mutant.module)
-                    checked.add(mutant.module)
                 result = "equivalent" if mutant.is_equivalent else bench.notices(mutant)
                 with changed:
                     results.append((mutant, result))
