@@ -343,7 +343,7 @@ class Bench:
         os.utime(file, (edited, edited))
 
     def _patience(self, tests: tuple[str, ...]) -> float:
-        """Return for how many seconds tests may run with a fault: a few times as long as without, when they must pass."""
+        """Return for how many seconds tests may run with a fault: some more than without, when they must pass."""
         if tests not in self._seconds:
             began = time.monotonic()
             assert self._run(tests, 1000) == 0, f"{' '.join(tests)} fails without a fault."

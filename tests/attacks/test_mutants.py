@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 @pytest.mark.parametrize(("module", "faults"), [("versions.py", 2), ("checksums.py", 3), ("manifest.py", 4)])
 def test_a_fault_is_noticed(module: str, faults: int, tmp_path: Path) -> None:
     mutants = [mutant for mutant in sample([module], SEED) if not mutant.is_equivalent][:faults]
-    patience = {tests: PATIENCE for tests in NOTICED_BY[module]}
+    patience = dict.fromkeys(NOTICED_BY[module], PATIENCE)
     with Bench(tmp_path / "bench", patience) as bench:
         noticed = {str(mutant): bench.notices(mutant) for mutant in mutants}
     assert noticed == dict.fromkeys(map(str, mutants), "killed")

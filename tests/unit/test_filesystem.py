@@ -10,6 +10,7 @@ import pytest
 from pipeline import ArchiveInterface, FileSystemArchive
 from pipeline.archives.filesystem import create_archive
 from pipeline.archives.filesystem_audit import FileSystemAuditor
+from pipeline.archives.interface import ReleaseName
 from pipeline.errors import BlobsFailedError
 from pipeline.release import Blob
 from tests.audits import PUBLIC, audit
@@ -178,3 +179,14 @@ def test_one_file_that_cannot_be_uploaded_is_named(archive: FileSystemArchive, t
     with pytest.raises(BlobsFailedError) as caught:
         archive.process_and_upload_blob("a.csv", tmp_path, "sample", "sample-v0.1.0", PUBLIC, 1000)
     assert [path for path, _ in caught.value.failures] == ["a.csv"]
+
+
+def test_releases_are_listed_by_what_is_there_or_by_the_titles_that_are_asked_for(
+    archive: FileSystemArchive, tmp_path: Path
+) -> None:
+    archive.upload_release_record(upload(archive, tmp_path / "project"), PUBLIC)
+    (archive.archive_path / PUBLIC / ".hidden").mkdir()
+    for titles in (None, ["sample"], ["sample", "another"]):
+        assert archive.list_releases(PUBLIC, titles) == [ReleaseName("sample", "0.1.0")]
+    assert archive.list_releases(PUBLIC, ["another"]) == archive.list_releases(PUBLIC, []) == []
+    assert archive.list_releases("nowhere") == []
