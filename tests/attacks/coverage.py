@@ -2,9 +2,9 @@
 
 It runs the tests one file after the other under coverage.py (``pip install '.[dev]'``), also in the processes that
 they start and fork, and tells every branch that none of them took. What :data:`EXPLAINED` says why is left out; while
-anything else is left, the exit code is 1. All of it takes a good deal longer than the tests alone. Files of tests may be
-named instead, and with ``--add`` what was measured before counts too, so that it can be done in parts. What a process
-had measured when it was killed with SIGKILL is lost.
+anything else is left, the exit code is 1. All of it takes a good deal longer than the tests alone. Files of tests may
+be named instead, and with ``--add`` what was measured before counts too, so that it can be done in parts. What a
+process had measured when it was killed with SIGKILL is lost.
 """
 
 import argparse
@@ -33,6 +33,7 @@ disable_warnings = no-data-collected, module-not-measured, module-not-imported
 exclude_also =
     if sys\\.platform == "(win32|darwin)"
     if TYPE_CHECKING
+    raise NotImplementedError
 """
 
 

@@ -18,6 +18,11 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str], ...]] = {
             "mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])",
             "mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[2:])",
         ),
+        (
+            "transfer.py",
+            "if time.monotonic() - self._synced_at > _LONGEST_UNSYNCED_SECONDS:",
+            "if time.monotonic() + self._synced_at > _LONGEST_UNSYNCED_SECONDS:",
+        ),
         ("checksums.py", 'connection.execute("PRAGMA synchronous = OFF")', "pass"),
     ),
     "Any number above zero is as good; zero is the lock on everything.": (
