@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.archives.cdcs.bodies import TransferBrokenError
 from pipeline.archives.cdcs.client import Blob as StoredBlob
-from pipeline.archives.cdcs.client import Data, encode_content
+from pipeline.archives.cdcs.client import Data
+from pipeline.archives.cdcs.contents import SEAL, encode_content, sealed
 from pipeline.archives.cdcs.downloads import Download
 from pipeline.archives.cdcs.http import NotAllowedError, NotFoundError, SiteUnavailableError
 from pipeline.archives.cdcs.uploads import BlobShelf, _CheckedSource, blob_number
@@ -210,7 +211,7 @@ def test_a_blob_is_described_when_it_is_whole_and_can_be_read(desk: Desk, pids: 
     assert (owner, data, stored.workspace) == ("alice", b"alpha", HERE)
     ((described, _),) = desk.site.data.values()
     expected = {"sha1": blob.digest, "blob/PID/": stored.pid or stored.handle, "/bytes/": 5, "/handle/": stored.handle}
-    assert described.content() == expected
+    assert described.content() == sealed(expected)
     assert (desk.meter.ended, desk.meter.nbytes) == ([("a.csv", 5, True, True)], 5)
 
 
@@ -236,7 +237,9 @@ def test_what_another_user_described_is_used_while_it_can_be_read(desk: Desk) ->
     assert "assign" in desk.steps()
 
 
-@pytest.mark.parametrize("what", ["elsewhere", "checksum", "pid", "size", "digest", "nonsense", "list", "no pid"])
+@pytest.mark.parametrize(
+    "what", ["elsewhere", "checksum", "pid", "size", "digest", "nonsense", "list", "no pid", "seal"]
+)
 def test_a_description_that_does_not_fit_is_not_believed(desk: Desk, what: str) -> None:
     blob = desk.blob(b"alpha")
     theirs = desk.site.put(b"alpha", "bob", workspace=ELSEWHERE if what == "elsewhere" else HERE)
@@ -249,6 +252,7 @@ def test_a_description_that_does_not_fit_is_not_believed(desk: Desk, what: str) 
         "digest": {"sha1": blob.digest.upper()},
         "nonsense": {"/bytes/": "5"},
         "no pid": {"blob/PID/": None},
+        "seal": {SEAL: sha1(b"another description")},
     }
     if what == "list":
         desk.site.write("[]", "bob")
@@ -327,6 +331,17 @@ def test_what_is_in_another_workspace_or_of_another_user_is_left_alone(desk: Des
     (pid,) = desk.upload(blob)[0].values()
     assert pid not in {other.pid for other in others}
     assert len(desk.site.blobs) == 3
+
+
+def test_what_was_described_elsewhere_or_otherwise_is_not_taken_for_this_description(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    desk.site.describe(desk.site.put(b"alpha", "alice", "other", ELSEWHERE), "alice", ELSEWHERE)
+    gone = desk.site.put(b"alpha", "alice")
+    desk.site.describe(gone, "alice")
+    del desk.site.blobs[str(gone.id)]
+    (pid,) = desk.upload(blob)[0].values()
+    assert pid != gone.pid
+    assert "describe" in desk.steps()
 
 
 # Two at once
@@ -428,7 +443,7 @@ def test_many_blobs_are_asked_for_in_parts(desk: Desk) -> None:
     assert set(desk.shelf().described(sizes)) == {sha1(b"%d" % n) for n in range(200)}
     assert desk.site.done.count("query") == 3
     assert len(desk.shelf().known(sizes)) == 200
-    assert len(list(desk.shelf().all_described())) == 200
+    assert len(list(desk.shelf().descriptions({}))) == 200
     pids = [f"https://site/pid/{n}" for n in range(100, 110, 2)]
     assert set(desk.shelf().by_pid(pids)) == set(pids)
 
