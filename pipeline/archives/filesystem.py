@@ -305,6 +305,9 @@ class FileSystemArchive(ArchiveInterface):
         )
         file, data = self.record_file(record.title_versionless, record.version, where), record.dump()
         try:
+            # The second copy of what is refused would be taken for that of a record which the earlier tool published.
+            if os.path.lexists(file):
+                raise FileExistsError
             write_copy(data, folder, record.version, staging)
             write_file(data, file, staging, exclusive=True)
         except FileExistsError:

@@ -29,6 +29,23 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("locks.py", "return 1 + int(digest[:12], 16)", "return 2 + int(digest[:12], 16)"),
         ("locks.py", "return 1 + int(digest[:12], 16)", "return 1 + int(digest[:13], 16)"),
     ),
+    "Nothing is read of it: only the length that the site tells counts.": (
+        (
+            "archives/cdcs/uploads.py",
+            "with self._curator.open_blob(description.pid, most=description.size + 1, attempts=1) as stream:",
+            "with self._curator.open_blob(description.pid, most=description.size - 1, attempts=1) as stream:",
+        ),
+        (
+            "archives/cdcs/uploads.py",
+            "with self._curator.open_blob(description.pid, most=description.size + 1, attempts=1) as stream:",
+            "with self._curator.open_blob(description.pid, most=description.size + 2, attempts=1) as stream:",
+        ),
+        (
+            "archives/cdcs/uploads.py",
+            "with self._curator.open_blob(description.pid, most=description.size + 1, attempts=1) as stream:",
+            "with self._curator.open_blob(description.pid, most=description.size + 1, attempts=2) as stream:",
+        ),
+    ),
     "It is the end of the loop already.": (
         (
             "locks.py",

@@ -1,7 +1,9 @@
 """In which order an archive in a folder makes things durable and visible."""
 
+import contextlib
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from pipeline import ArchiveInterface, FileSystemArchive
 from pipeline.archives.filesystem import create_archive
 from pipeline.archives.filesystem_audit import FileSystemAuditor
 from pipeline.archives.interface import ReleaseName
-from pipeline.errors import BlobsFailedError
+from pipeline.errors import BlobsFailedError, RecordError, ReleaseExistsError
 from pipeline.release import Blob
 from tests.audits import PUBLIC, audit
 from tests.disk import Disk, linux_only
@@ -190,3 +192,48 @@ def test_releases_are_listed_by_what_is_there_or_by_the_titles_that_are_asked_fo
         assert archive.list_releases(PUBLIC, titles) == [ReleaseName("sample", "0.1.0")]
     assert archive.list_releases(PUBLIC, ["another"]) == archive.list_releases(PUBLIC, []) == []
     assert archive.list_releases("nowhere") == []
+
+
+def test_a_refused_record_does_not_become_what_was_published(archive: FileSystemArchive, tmp_path: Path) -> None:
+    """The earlier tool keeps no second copy of a record; that of a refused one would be taken for it."""
+    record = upload(archive, tmp_path / "project")
+    archive.upload_release_record(record, PUBLIC)
+    file, folder = archive.record_file("sample", "0.1.0", PUBLIC), archive.title_folder("sample", PUBLIC)
+    shutil.rmtree(folder / ".records")
+    published = file.read_bytes()
+    with pytest.raises(ReleaseExistsError):
+        archive.upload_release_record({**record, "operator": "somebody else"}, PUBLIC)
+    mirror = new_archive(tmp_path / "mirror")
+    mirror.upload_release_record(upload(mirror, tmp_path / "project"), PUBLIC)
+    assert not audit(archive).failures
+    auditor = FileSystemAuditor(archive, PUBLIC)
+    with contextlib.suppress(RecordError):
+        auditor.heal_record("sample", "0.1.0", mirror.auditor(PUBLIC))
+    assert file.read_bytes() == published
+
+
+def test_a_damaged_copy_that_was_never_published_is_set_aside(archive: FileSystemArchive, tmp_path: Path) -> None:
+    mirror = new_archive(tmp_path / "mirror")
+    for place in (archive, mirror):
+        place.upload_release_record(upload(place, tmp_path / "project"), PUBLIC)
+    copies = archive.title_folder("sample", PUBLIC) / ".records" / "0.1.0"
+    (right,) = copies.iterdir()
+    (copies / sha1(b"another record")).write_bytes(b"damaged")
+    assert (
+        FileSystemAuditor(archive, PUBLIC).heal_record("sample", "0.1.0", mirror.auditor(PUBLIC)) == "the record itself"
+    )
+    assert list(copies.iterdir()) == [right]
+    assert [path.read_bytes() for path in (copies.parent.parent / ".damaged").iterdir()] == [b"damaged"]
+
+
+def test_a_record_that_nothing_proves_is_left_as_it_is(archive: FileSystemArchive, tmp_path: Path) -> None:
+    archive.upload_release_record(upload(archive, tmp_path / "project"), PUBLIC)
+    file = archive.record_file("sample", "0.1.0", PUBLIC)
+    (copy,) = (file.parent / ".records" / "0.1.0").iterdir()
+    file.write_bytes(b"damaged")
+    copy.write_bytes(b"damaged too")
+    before = tree(archive.archive_path)
+    mirror = new_archive(tmp_path / "mirror")
+    with pytest.raises(RecordError, match="it is not repaired"):
+        FileSystemAuditor(archive, PUBLIC).heal_record("sample", "0.1.0", mirror.auditor(PUBLIC))
+    assert tree(archive.archive_path) == before
