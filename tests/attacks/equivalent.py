@@ -1,9 +1,10 @@
 """Mutants that nobody can tell from the code itself by what is kept and said, with why.
 
-Each is a module, the line without the fault and the line with it, as ``python -m tests.attacks.mutants`` prints them.
+Each is a module, the line without the fault and the line with it, as ``python -m tests.attacks.mutants`` prints them,
+and, where the module has several such lines, which of them.
 """
 
-_BY_REASON: dict[str, tuple[tuple[str, str, str], ...]] = {
+_BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ...]] = {
     "Only how much is done at a time, or what is made ready early, is another.": (
         ("transfer.py", "_GROUP_FILES = 512", "_GROUP_FILES = 1024"),
         ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 1, 0"),
@@ -46,6 +47,15 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str], ...]] = {
             "with self._curator.open_blob(description.pid, most=description.size + 1, attempts=2) as stream:",
         ),
     ),
+    "The digest tells it too, a little later.": (("transfer.py", "raise move.wrong()", "pass", 3),),
+    "Any width that is longer than every id sorts alike.": (
+        (
+            "archives/cdcs/uploads.py",
+            "return data.created, str(data.id).zfill(64)",
+            "return data.created, str(data.id).zfill(65)",
+        ),
+    ),
+    "It is closed with everything else at the end.": (("archives/cdcs/uploads.py", "self._opened.close()", "pass"),),
     "It is the end of the loop already.": (
         (
             "locks.py",
@@ -54,4 +64,6 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str], ...]] = {
         ),
     ),
 }
-EQUIVALENT = {mutant: why for why, mutants in _BY_REASON.items() for mutant in mutants}
+EQUIVALENT = {
+    (mutant if len(mutant) == 4 else (*mutant, 1)): why for why, mutants in _BY_REASON.items() for mutant in mutants
+}

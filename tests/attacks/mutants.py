@@ -86,6 +86,8 @@ class Mutant(NamedTuple):
         The first line of the code that is another one, without and with the fault.
     source : bytes
         The module with the fault.
+    number : int
+        Which of the faults of this module with the same `before` and `after` it is.
     """
 
     module: str
@@ -93,6 +95,7 @@ class Mutant(NamedTuple):
     before: str
     after: str
     source: bytes
+    number: int = 1
 
     def __str__(self) -> str:
         return f"{self.module}:{self.line}: {self.before}   ->   {self.after}"
@@ -100,7 +103,7 @@ class Mutant(NamedTuple):
     @property
     def is_equivalent(self) -> bool:
         """Whether it is known that nobody can tell it from the code itself."""
-        return (self.module, self.before, self.after) in EQUIVALENT
+        return (self.module, self.before, self.after, self.number) in EQUIVALENT
 
 
 class _Mutations(ast.NodeVisitor):
@@ -285,11 +288,13 @@ def mutants_of(module: str) -> list[Mutant]:
     """Return all mutants of a module, in the order of their lines."""
     source = (ROOT / "pipeline" / module).read_bytes()
     found = []
+    alike: Counter[tuple[str, str]] = Counter()
     for start, end, new in sorted(set(_Mutations(source).found)):
         faulty = source[:start] + new + source[end:]
         line = source.count(b"\n", 0, start)
         before, after = (text.splitlines()[line].strip().decode() for text in (source, faulty))
-        found.append(Mutant(module, line + 1, before, after, faulty))
+        alike[before, after] += 1
+        found.append(Mutant(module, line + 1, before, after, faulty, alike[before, after]))
     return found
 
 

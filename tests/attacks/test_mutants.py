@@ -35,5 +35,5 @@ def test_a_fault_that_nobody_notices_survives(tmp_path: Path) -> None:
 
 
 def test_what_is_said_to_be_equivalent_is_a_fault_that_the_code_can_have() -> None:
-    possible = {(mutant.module, mutant.before, mutant.after) for module in NOTICED_BY for mutant in mutants_of(module)}
-    assert set(EQUIVALENT) <= possible
+    mutants = [mutant for module in NOTICED_BY for mutant in mutants_of(module)]
+    assert sum(mutant.is_equivalent for mutant in mutants) == len(EQUIVALENT)
