@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -79,6 +78,8 @@ def _serve() -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    import resource
+
     code = 1
     try:
         os.setsid()

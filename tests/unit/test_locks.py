@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,11 +24,18 @@ A, B, C = (sha1(letter) for letter in (b"a", b"b", b"c"))
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
 
+def fork() -> int:
+    """Fork; the threads beside this one all wait."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 @contextlib.contextmanager
 def other_run(file: Path, *digests: str) -> Iterator[set[str]]:
     """Let another process acquire locks, and yield those that it got; it is killed at the end of the block."""
     reading, writing = os.pipe()
-    child = os.fork()
+    child = fork()
     if not child:
         try:
             mine = BlobLocks(file).acquire(digests)
@@ -231,7 +239,7 @@ def test_there_is_one_object_for_a_folder_whatever_it_is_called(tmp_path: Path) 
 
 def test_a_forked_process_does_not_take_the_locks_of_its_parent_for_its_own(tmp_path: Path) -> None:
     assert locks_for(tmp_path).acquire([A]) == {A}
-    child = os.fork()
+    child = fork()
     if not child:
         code = 100
         try:
