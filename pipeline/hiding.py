@@ -16,7 +16,8 @@ from collections.abc import Iterator
 _HIDDEN = "***"
 # What is shorter than this is part of ordinary words.
 _SHORTEST = 4
-_known: tuple[str, ...] = ()
+# Of each secret: some letters of it that look alike in every spelling, and how it may be spelled, the longest first.
+_known: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def hide(*secrets: str | None) -> None:
@@ -29,17 +30,19 @@ def hide(*secrets: str | None) -> None:
     'see /login?next=/&password=***'
     """
     global _known
-    new = {spelled for secret in secrets if secret for spelled in _spellings(secret) if len(spelled) >= _SHORTEST}
+    new = {
+        _entry(text) for secret in secrets if secret and len(secret) >= _SHORTEST for text in (secret, _base64(secret))
+    }
     if not new <= set(_known):
         # The longest first, because one may be a part of another.
-        _known = tuple(sorted(new.union(_known), key=len, reverse=True))
+        _known = tuple(sorted(new.union(_known), key=lambda entry: len(entry[1][-1]), reverse=True))
         _leave_no_core_file()
 
 
 def hide_login(user: str | None, password: str | None) -> None:
     """Hide a password, and the header of HTTP that it makes with a user name."""
     if password:
-        hide(password, base64.b64encode(f"{user}:{password}".encode()).decode())
+        hide(password, _base64(f"{user}:{password}"))
 
 
 def hide_proxies() -> None:
@@ -54,25 +57,39 @@ def hide_proxies() -> None:
 
 def without_secrets(text: str) -> str:
     """Return a text in which the secrets are hidden."""
-    for spelled in _known:
-        text = text.replace(spelled, _HIDDEN)
+    for letters, spellings in _known:
+        if letters in text:
+            for spelled in spellings:
+                text = text.replace(spelled, _HIDDEN)
     return text
 
 
-def _spellings(secret: str) -> Iterator[str]:
+def _entry(secret: str) -> tuple[str, tuple[str, ...]]:
+    letters = max(re.findall("[A-Za-z0-9]+", secret), key=len, default="")
+    spellings = {quoted for written in _written(secret) for quoted in _quoted(written)}
+    return letters, tuple(sorted(spellings, key=lambda spelled: (len(spelled), spelled), reverse=True))
+
+
+def _written(secret: str) -> Iterator[str]:
+    """Yield a secret as JSON, Python and HTML write it, and JSON that is in JSON."""
     # As it is, with its spaces folded, and as the header of an answer is read that has it in UTF-8.
     for text in (secret, " ".join(secret.split()), secret.encode().decode("latin-1")):
-        yield text
-        yield from (html.escape(text), html.escape(text, quote=False))
-        for quoted in (urllib.parse.quote(text), urllib.parse.quote(text, safe=""), urllib.parse.quote_plus(text)):
-            yield quoted
-            yield re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), quoted)
-        for written in (repr(text), ascii(text), repr(text.encode())[1:]):
-            yield written[1:-1]
+        yield from (text, html.escape(text), html.escape(text, quote=False))
+        yield from (repr(text)[1:-1], ascii(text)[1:-1], repr(text.encode())[2:-1])
         for in_ascii in (True, False):
             once = json.dumps(text, ensure_ascii=in_ascii)[1:-1]
             yield from (once, json.dumps(once, ensure_ascii=in_ascii)[1:-1])
-    yield base64.b64encode(secret.encode()).decode()
+
+
+def _quoted(text: str) -> Iterator[str]:
+    """Yield a text as it is, and as addresses have it."""
+    yield text
+    for quoted in (urllib.parse.quote(text), urllib.parse.quote(text, safe=""), urllib.parse.quote_plus(text)):
+        yield from (quoted, re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), quoted))
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def _leave_no_core_file() -> None:

@@ -33,6 +33,7 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
         urllib.parse.quote(SECRET),
         urllib.parse.quote(SECRET, safe="").lower(),
         urllib.parse.urlencode({"password": SECRET}),
+        urllib.parse.quote(json.dumps({"password": SECRET})),
         html.escape(SECRET),
         " ".join(SECRET.split()),
         SECRET.encode().decode("latin-1"),
