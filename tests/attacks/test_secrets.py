@@ -36,7 +36,7 @@ def test_planted_secrets_are_nowhere(vault: secrets.Vault) -> None:
     secrets.go_through_a_proxy(vault, ["a message, 407"])
     leaks = vault.look_everywhere()
     assert not leaks, "\n".join(leaks)
-    assert vault.search.files > 100
+    assert vault.search.files > 50
 
 
 def test_a_script_that_asks_a_site_that_echoes_is_told_no_secret() -> None:
