@@ -8,6 +8,8 @@ import errno
 import os
 from collections.abc import Sequence
 
+from .hiding import without_secrets
+
 
 class PipelineError(Exception):
     """Base of all errors that have an explanation for the user.
@@ -130,7 +132,7 @@ def _some(paths: list[str], shown: int = 3) -> str:
 
 
 def printable(text: object) -> str:
-    r"""Return text that is safe to show on one line of a terminal or a log.
+    r"""Return text that is safe to show on one line of a terminal or a log, without secrets that are in it.
 
     Examples
     --------
@@ -139,7 +141,7 @@ def printable(text: object) -> str:
     >>> print(printable("Größe µ.csv"))
     Größe µ.csv
     """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in without_secrets(str(text)))
 
 
 _ADVICE = {

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 
+import keyring.core
 import luigi.cmdline
 from luigi.configuration.cfg_parser import LuigiConfigParser
 from luigi.setup_logging import InterfaceLogging
@@ -60,6 +61,9 @@ class ForkedWorkshop(Workshop):
         os.environ.update(self.environment)
         os.chdir(self.folder)
         LuigiConfigParser._instance = None
+        if "LUIGI_CONFIG_PATH" in self.environment:
+            LuigiConfigParser._config_paths = [*LuigiConfigParser._config_paths, self.environment["LUIGI_CONFIG_PATH"]]
+        keyring.core._keyring_backend = None
         # It is a process of its own, which has not talked to the sites of other tests.
         pipeline.credentials._hosts.clear()
         pipeline.credentials._only_host.clear()

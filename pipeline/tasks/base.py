@@ -80,7 +80,8 @@ class ArchiveParameter(luigi.Parameter):
 
     def normalize(self, x: str) -> str:
         """Hide a user name and password in a URL."""
-        return re.sub(r"^(\w+://)[^/?#]*@", rf"\1{_HIDDEN}@", x)
+        # A password may have characters that end the name of a host; no address of a site has an @ elsewhere.
+        return re.sub(r"^(\w+://).*@", rf"\1{_HIDDEN}@", x, flags=re.DOTALL)
 
 
 def night_parameter() -> Any:
