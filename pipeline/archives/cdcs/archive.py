@@ -290,10 +290,33 @@ class CDCSArchive(ArchiveInterface):
         record = ReleaseRecord(release_record)
         self.check_record(record)
         self._refuse_without_blobs(record, where)
+        return self._publish(record, where, self._of_same_version(record, where))
+
+    def publish_record(self, release_record: Record, workspace: str, after: str | None) -> str:
+        """Publish a record, unless another one of its version was published since the caller looked.
+
+        Raises
+        ------
+        ReleaseExistsError
+            When the newest record of this version is not at `after`.
+        """
+        record = ReleaseRecord(release_record)
+        self.check_record(record)
+        self._refuse_without_blobs(record, workspace)
+        there = self._of_same_version(record, workspace)
+        if (there[-1][1].get(RECORD_PID, self._address(there[-1][0])) if there else None) != after:
+            raise self._published_by_another(record)
+        return self._publish(record, workspace, there)
+
+    def _of_same_version(self, record: ReleaseRecord, workspace: str) -> list[tuple[Data, Record]]:
+        found = self._releases(record.title_versionless, workspace, record.version)
+        return sorted(found, key=lambda release: age(release[0]))
+
+    def _publish(self, record: ReleaseRecord, where: str, there: list[tuple[Data, Record]]) -> str:
         # The PID is the site's to give: that of a record that was fetched belongs to that one.
         content = _without_pid(record.content)
         template, shelf = self._template(RELEASE)[0], self.shelf(where)
-        before = {data.id for data, _ in self._releases(record.title_versionless, where, record.version)}
+        before = {data.id for data, _ in there}
 
         def already_done() -> Data | None:
             for data in self.curator.own_data(record.title, template):
@@ -311,10 +334,12 @@ class CDCSArchive(ArchiveInterface):
         for data, _ in self._releases(record.title_versionless, workspace, record.version):
             if data.id not in before and age(data) < age(made):
                 self.curator.delete_data(made.id)
-                raise ReleaseExistsError(
-                    f"{record.title} was published in {printable(self.host)} by another run just now; "
-                    "choose another version."
-                )
+                raise self._published_by_another(record)
+
+    def _published_by_another(self, record: ReleaseRecord) -> ReleaseExistsError:
+        return ReleaseExistsError(
+            f"{record.title} was published in {printable(self.host)} by another run just now; choose another version."
+        )
 
     def _refuse_without_blobs(self, record: ReleaseRecord, workspace: str) -> None:
         known = self.shelf(workspace).known({blob.digest: blob.size for blob in record.blobs})
