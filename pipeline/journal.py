@@ -92,7 +92,7 @@ class AuditJournal:
         return self._use(count) or 0
 
     def result(self, place: str, night: date, options: str) -> dict[str, int] | None:
-        """Return what a finished audit counted; None when it was not finished, or found what is still damaged."""
+        """Return what an audit counted, as far as it came; None when that was not noted."""
 
         def read(connection: sqlite3.Connection) -> dict[str, int] | None:
             query = "SELECT counts FROM finished WHERE place = ? AND night = ? AND options = ?"
@@ -102,8 +102,8 @@ class AuditJournal:
 
         return self._use(read)
 
-    def finish(self, place: str, night: date, options: str, counts: Mapping[str, int]) -> None:
-        """Remember that an audit was finished and left nothing damaged."""
+    def note(self, place: str, night: date, options: str, counts: Mapping[str, int]) -> None:
+        """Remember what an audit counted."""
         row = (place, night.isoformat(), options, json.dumps(dict(counts)))
         self._use(lambda connection: connection.execute("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?)", row))
 
