@@ -1,6 +1,7 @@
 """Many runs at once, with owners of locks that stop or die, with clocks that are wrong, and with two schedulers."""
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.locks import locks_for
 from tests.attacks.concurrency import (
     Arena,
     ends,
@@ -23,7 +25,7 @@ from tests.cdcs import serve
 from tests.cdcs_server import CDCSServer
 from tests.luigid import Scheduler
 from tests.luigid import ends as run_ends
-from tests.support import Workshop, assert_archive_is_sound
+from tests.support import Workshop, assert_archive_is_sound, sha1
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
 
@@ -89,6 +91,23 @@ def test_who_comes_late_does_not_publish_over_what_was_published_meanwhile(arena
 
 def test_a_lock_is_held_by_one_that_lives_and_never_by_the_dead(tmp_path: Path) -> None:
     assert fight_for_a_lock(tmp_path, 6, 120, random.Random(6)) > 0
+
+
+def test_a_folder_that_another_run_removes_at_that_moment_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def late(folder: Path, *args: int) -> None:
+        """Find the folder there, which is gone when the next one looks."""
+        monkeypatch.setattr(os, "mkdir", mkdir)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+
+    monkeypatch.setattr(os, "mkdir", late)
+    locks = locks_for(tmp_path / ".partial")
+    assert locks.acquire([sha1(b"a blob")])
+    locks.release([sha1(b"a blob")])
+    locks.remove_unless_used(lambda: None)
 
 
 # --- owners of locks that stop ----------------------------------------------------------------------------------------
