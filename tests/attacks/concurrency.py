@@ -205,6 +205,8 @@ class _Fighter:
         """Return what is wrong: 0 for nothing, 2 when two were inside, 3 when a part was taken away."""
         key, me = sha1(b"what all want"), str(os.getpid())
         for _ in range(self.rounds):
+            if self.dice.random() < 0.5:
+                self.staging.clear()
             self.staging.make()
             locks = locks_for(self.staging.folder)
             locks.wait(key, "what all want", lambda: None)
@@ -216,6 +218,7 @@ class _Fighter:
             for _ in range(self.dice.randrange(20)):
                 if not part.exists() or part.read_text() != me:
                     return 3
+                time.sleep(0.0002)
             self.inside.unlink()
             part.unlink()
             locks.release([key])
