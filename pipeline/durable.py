@@ -81,7 +81,8 @@ def make_folders(folder: Path) -> list[Path]:
         return []
     except FileNotFoundError:
         made = make_folders(folder.parent)
-        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
         return [*made, folder.parent]
     return [folder.parent]
 
@@ -110,7 +111,7 @@ def write_file(data: bytes, target: Path, staging: Staging, *, exclusive: bool) 
     staging.make()
     locks = locks_for(staging.folder)
     key = hashlib.sha1(os.fsencode(target), usedforsecurity=False).hexdigest()
-    locks.wait(key, lambda: None)
+    locks.wait(key, target.name, lambda: None)
     part = staging.part(key)
     try:
         with open(part, "wb") as stream:

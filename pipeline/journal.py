@@ -6,6 +6,7 @@ It is trusted for nothing but what need not be done again tonight: what is damag
 import contextlib
 import json
 import sqlite3
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+# So far the clocks of machines that share a journal may differ.
+_SKEW_SECONDS = 24 * 3600
 
 
 class Seen(NamedTuple):
@@ -51,10 +55,14 @@ class AuditJournal:
         return cls._known[file]
 
     def load(self, place: str) -> dict[str, Seen]:
-        """Return what is known of the blobs in a place: key to when it was read last."""
+        """Return what is known of the blobs in a place: key to when it was read last.
+
+        What a clock that went wrong dates from the future is not: it would not be read again until then.
+        """
+        latest = time.time() + _SKEW_SECONDS
 
         def read(connection: sqlite3.Connection) -> dict[str, Seen]:
-            rows = connection.execute("SELECT blob, night, at FROM blobs WHERE place = ?", (place,))
+            rows = connection.execute("SELECT blob, night, at FROM blobs WHERE place = ? AND at <= ?", (place, latest))
             return {str(blob): Seen(str(night), float(at)) for blob, night, at in rows}
 
         return self._use(read) or {}

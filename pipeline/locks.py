@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from .errors import printable
+
 log = logging.getLogger("pipeline")
 
 _EVERYTHING = 0
@@ -73,9 +75,28 @@ class BlobLocks:
                 self._drop(taken.values())
                 self._close()
 
-    def wait(self, digest: str, tick: Callable[[], None]) -> None:
-        """Lock `digest`, waiting for whoever has it; `tick` is called about ten times a second meanwhile."""
+    def wait(self, digest: str, name: str, tick: Callable[[], None]) -> None:
+        """Lock `digest`, waiting for whoever has it.
+
+        Parameters
+        ----------
+        digest : str
+            What is locked.
+        name : str
+            What people call it; who has to wait says so.
+        tick : callable
+            Called about ten times a second meanwhile.
+
+        Raises
+        ------
+        OSError
+            When the lock file cannot be made.
+        """
+        said = False
         while not self.acquire([digest]):
+            if not said:
+                log.info("%s: another run is writing this; waiting for it.", printable(name))
+                said = True
             with self._changed:
                 self._changed.wait(_POLL_SECONDS)
             tick()
@@ -127,12 +148,14 @@ class BlobLocks:
 
     def _open(self) -> None:
         while self._fd < 0:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
             try:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
                 self._fd = os.open(self._file, flags, 0o666)
-            except FileNotFoundError:
-                continue  # another run that had finished removed the folder in between
+            except (FileNotFoundError, FileExistsError):
+                # Another run that had finished removed the folder in between, unless something else stands there.
+                if os.path.lexists(self._file.parent) and not self._file.parent.is_dir():
+                    raise
 
     def _is_current(self) -> bool:
         try:

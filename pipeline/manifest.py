@@ -106,8 +106,9 @@ class Manifest:
 def _remove_forgotten(folder: Path) -> None:
     """Remove the manifests of runs that were given up; once in a process, which may mirror very many releases."""
     for file in folder.iterdir():
-        if file.stat().st_mtime < time.time() - _KEPT_SECONDS:
-            file.unlink()
+        with contextlib.suppress(FileNotFoundError):  # a run that ends just now removes its own
+            if file.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                file.unlink()
 
 
 def format_ranges(numbers: Iterable[int]) -> str:

@@ -7,7 +7,6 @@ final name always holds bytes with the right digest, also after a power failure.
 
 import io
 import itertools
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,15 +18,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from .checksums import CHUNK, Stream, algorithm, new_hash, open_regular, read_chunks
 from .durable import Staging, make_folders, sync, sync_folder
-from .errors import BlobDamagedError, BlobError, printable
+from .errors import BlobDamagedError, BlobError
 from .locks import locks_for
 from .workers import Workers
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-
-log = logging.getLogger("pipeline")
 
 _GROUP_FILES = 512
 _GROUP_BYTES = 2**32
@@ -228,8 +225,7 @@ class _Mover:
             if not rest:
                 return
             self.finish()
-            log.info("%s: another run is moving this; waiting for it.", printable(rest[0].name))
-            locks.wait(rest[0].digest, self._meter.tick)
+            locks.wait(rest[0].digest, rest[0].name, self._meter.tick)
             mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])
 
     def finish(self) -> None:

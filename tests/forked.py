@@ -6,8 +6,10 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
+from typing import IO
 
 import keyring.core
 import luigi.cmdline
@@ -19,6 +21,34 @@ import pipeline.credentials
 from tests.support import Outcome, Workshop
 
 
+class ForkedRun:
+    """A run that was forked, and what it writes."""
+
+    def __init__(self, pid: int, output: IO[bytes]) -> None:
+        self.pid = pid
+        self._output = output
+
+    def signal(self, how: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, how)
+
+    def said(self) -> str:
+        """Return what it has written until now."""
+        return os.pread(self._output.fileno(), 2**24, 0).decode("utf-8", "replace")
+
+    def ends(self) -> Outcome:
+        """Wait for its end, and return how it ended."""
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        with self._output:
+            return Outcome(status, self.said())
+
+    def close(self) -> None:
+        """End it, unless it has ended and that was told."""
+        if not self._output.closed:
+            self.signal(signal.SIGKILL)
+            self.ends()
+
+
 class ForkedWorkshop(Workshop):
     """A workshop whose luigi processes are forked from this one: the same command line, without the start of Python."""
 
@@ -28,24 +58,26 @@ class ForkedWorkshop(Workshop):
 
     def run_with(self, trouble: str, task: str, **options: object) -> Outcome:
         """Run a task in a process in which `trouble`, some Python, is executed first."""
+        return self.begin(trouble, task, **options).ends()
+
+    def begin(self, trouble: str, task: str, **options: object) -> "ForkedRun":
+        """Start a task in a process in which `trouble`, some Python, is executed first."""
         arguments = self.command(task, **options)[3:]
-        with (self.folder.parent / f"{self.folder.name}.output").open("w+b") as output:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which all wait
-                child = os.fork()
-            if not child:
-                try:
-                    code = self._become_luigi(arguments, trouble, output.fileno())
-                except BaseException:
-                    traceback.print_exc()
-                    code = 120
-                finally:
-                    with contextlib.suppress(OSError):
-                        sys.stderr.flush()
-                    os._exit(code)
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            output.seek(0)
-            return Outcome(status, output.read().decode("utf-8"))
+        output = tempfile.TemporaryFile()  # noqa: SIM115
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which all wait
+            child = os.fork()
+        if not child:
+            code = 120
+            try:
+                code = self._become_luigi(arguments, trouble, output.fileno())
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                with contextlib.suppress(OSError):
+                    sys.stderr.flush()
+                os._exit(code)
+        return ForkedRun(child, output)
 
     def _become_luigi(self, arguments: list[str], trouble: str, output: int) -> int:
         signal.alarm(120)

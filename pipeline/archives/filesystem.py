@@ -23,7 +23,6 @@ from ..errors import (
     BlobDamagedError,
     BlobsFailedError,
     InvalidNameError,
-    InvalidVersionError,
     RecordError,
     ReleaseExistsError,
     SourceChangedError,
@@ -32,8 +31,8 @@ from ..errors import (
 from ..names import check_folder_name
 from ..release import BYTES, FOLDER, PID, SHA1, Blob, ReleaseRecord, walk_mapping
 from ..transfer import Meter, Move, Silent, file_source, move_blobs
-from ..versions import matches, parse_expressions, parse_version, precedence
-from .filesystem_audit import FileSystemAuditor, remove_other_copies, write_copy
+from ..versions import is_version, matches, parse_expressions, precedence
+from .filesystem_audit import FileSystemAuditor, is_as_published, remove_other_copies, write_copy
 from .interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, ReleaseName
 from .sources import BlobSource, ProjectSource
 
@@ -140,7 +139,7 @@ class FileSystemArchive(ArchiveInterface):
         except (FileNotFoundError, NotADirectoryError):
             return []
         versions = (match[1] for match in map(name.fullmatch, names) if match)
-        return sorted(filter(_is_version, versions), key=lambda version: (precedence(version), version))
+        return sorted(filter(is_version, versions), key=lambda version: (precedence(version), version))
 
     def list_releases(
         self, workspace: str = DEFAULT_WORKSPACE, titles: Sequence[str] | None = None
@@ -163,10 +162,15 @@ class FileSystemArchive(ArchiveInterface):
         OSError
             When its file cannot be read.
         RecordError
-            When it is damaged.
+            When it is damaged, or does not have the bytes that were published.
         """
         file = self.record_file(title, version, workspace)
-        record = ReleaseRecord.parse(read_document(file), str(file))
+        data = read_document(file)
+        if not is_as_published(data, self.title_folder(title, workspace), version):
+            raise RecordError(
+                f"{printable(file)} does not have the bytes that were published; AuditArchive can repair it."
+            )
+        record = ReleaseRecord.parse(data, str(file))
         if (record.title_versionless, record.version) != (title, version):
             raise RecordError(f"{printable(file)}: the record in this file is that of {printable(record.title)}.")
         return record
@@ -380,14 +384,6 @@ def _title_folder(archive: Path, title: str, workspace: str) -> Path:
 def _blobs_folder(archive: Path, title: str, workspace: str) -> str:
     """Return the folder of the blobs as text: path objects would cost more than to look at a small blob."""
     return str(_title_folder(archive, title, workspace) / "blobs")
-
-
-def _is_version(text: str) -> bool:
-    try:
-        parse_version(text)
-    except InvalidVersionError:
-        return False
-    return True
 
 
 def _is_title(text: str) -> bool:

@@ -19,6 +19,7 @@ from ..errors import BlobError, InvalidNameError, PipelineError, RecordError, So
 from ..names import check_folder_name
 from ..release import ORIGIN, RECORD_PID, Blob, ReleaseRecord
 from ..transfer import Meter, Move, move_blobs
+from ..versions import is_version, precedence
 from .auditing import Auditor, origin_digest
 from .sources import BlobSource
 
@@ -56,6 +57,23 @@ class FileSystemAuditor(Auditor):
     def _blob(self, title: str, digest: str) -> Path:
         return self._folder(title) / "blobs" / digest[:2] / digest
 
+    def versions(self, title: str) -> list[str]:
+        """Return the versions of a title, also those of which only the second copy of the record is left."""
+        # Copies first: a record that is published meanwhile is listed then.
+        copied = {entry.name for entry in _entries(self._folder(title) / COPIES) if is_version(entry.name)}
+        listed = super().versions(title)
+        lost = {version for version in copied.difference(listed) if self._is_lost(title, version)}
+        return sorted({*listed, *lost}, key=lambda version: (precedence(version), version))
+
+    def _is_lost(self, title: str, version: str) -> bool:
+        """Tell whether a record is gone that has a second copy, which is written just before it is published."""
+        if (
+            not record_copies(self._folder(title), version)
+            or self.archive.staging(title, self.workspace).folder.exists()
+        ):
+            return False  # its publishing runs, or was killed and will be completed
+        return not self._record(title, version).exists()
+
     def read_record(self, title: str, version: str) -> ReleaseRecord | None:
         """Return a record; None when it is gone.
 
@@ -89,6 +107,9 @@ class FileSystemAuditor(Auditor):
     ) -> tuple[ReleaseRecord | None, str | None]:
         """Return a record as far as it can be read, and what is wrong with it or with its copy, or None."""
         record, damage = super().look_at_record(title, version, mirror)
+        if record is None and damage is None and self._is_lost(title, version):
+            copies = printable(self._folder(title) / COPIES / version)
+            return None, f"the record is missing, and only its second copy in {copies} is left"
         for file in record_copies(self._folder(title), version) if damage is None else ():
             if _intact(file) is None:
                 damage = f"the second copy of the record, {file}, is damaged"
@@ -98,8 +119,8 @@ class FileSystemAuditor(Auditor):
         return record, damage
 
     def _prove(self, title: str, version: str) -> None:
-        file, copies = self._record(title, version), record_copies(self._folder(title), version)
-        if copies and sha1(read_document(file)) not in {copy_.name for copy_ in copies}:
+        file = self._record(title, version)
+        if not is_as_published(read_document(file), self._folder(title), version):
             raise RecordError(f"{file} does not have the bytes that were published")
 
     def is_proven(self, title: str, version: str) -> bool:
@@ -124,6 +145,11 @@ class FileSystemAuditor(Auditor):
             When nothing proves which bytes were published.
         """
         file, copies = self._record(title, version), record_copies(self._folder(title), version)
+        if not file.exists() and mirror.read_record(title, version) is None:
+            raise RecordError(
+                f"it is not restored, because {printable(mirror.archive.host)} does not have it, so that it may never "
+                "have been published; publish it again, or remove the copy"
+            )
         proven = {copy_.name for copy_ in copies}
         source, data = self._exact_bytes(title, version, mirror, proven)
         staging = self.archive.staging(title, self.workspace)
@@ -219,6 +245,12 @@ class FileSystemAuditor(Auditor):
 def record_copies(folder: Path, version: str) -> list[Path]:
     """Return the files that hold a record of a title folder once more; each is named by the SHA-1 of its bytes."""
     return sorted(Path(entry.path) for entry in _entries(folder / COPIES / version) if is_digest(entry.name))
+
+
+def is_as_published(data: bytes, folder: Path, version: str) -> bool:
+    """Tell whether the bytes of a record, which were read before this is asked, are those that its copy is named by."""
+    copies = record_copies(folder, version)
+    return not copies or sha1(data) in {copy_.name for copy_ in copies}
 
 
 def write_copy(data: bytes, folder: Path, version: str, staging: Staging) -> None:

@@ -233,7 +233,15 @@ class Run(ABC):
 
 
 class ArchivingRun(Run):
-    """The moving of a release into an archive: its blobs, then its record."""
+    """The moving of a release into an archive: its blobs, then its record.
+
+    Attributes
+    ----------
+    repeats : str or None
+        Where the record is that is to be followed by another one of the same version; None when none is.
+    """
+
+    repeats: str | None = None
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         super().__init__(manifest, archive)
@@ -310,7 +318,7 @@ class ArchivingRun(Run):
         if not self.is_published():
             record = self.final_record()
             try:
-                self.place = self.archive.upload_release_record(record, self.manifest.workspace)
+                self.place = self.archive.publish_record(record, self.manifest.workspace, self.repeats)
                 # What the archive confirmed need not be looked up, which might be too early for its index.
                 self._published = True
             except ReleaseExistsError:
@@ -330,12 +338,9 @@ class UploadRun(ArchivingRun):
     ----------
     project : Project or None
         The project as it was scanned; None in a process that was only handed the manifest.
-    repeats : str or None
-        Where the record is that is to be followed by another one of the same version; None when none is.
     """
 
     project: Project | None = None
-    repeats: str | None = None
 
     @property
     def source(self) -> BlobSource:
