@@ -113,7 +113,10 @@ def write_file(data: bytes, target: Path, staging: Staging, *, exclusive: bool) 
     locks.wait(key, lambda: None)
     part = staging.part(key)
     try:
-        with open(part, "wb") as stream:
+        # What a killed run left may by now be a second name of the file that it wrote, which nobody writes into.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+        with open(part, "xb") as stream:
             stream.write(data)
             stream.flush()
             sync(stream.fileno())
