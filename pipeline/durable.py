@@ -38,9 +38,11 @@ class Staging:
 
     def clear(self) -> None:
         """Remove the folder with all that interrupted runs left in it, unless another run is using it."""
-        if not self.folder.is_dir():
-            return
         with contextlib.suppress(OSError):
+            if not self.folder.is_dir():
+                return
+            # A run that was killed may have named what it wrote last, and not made the name durable.
+            sync_folder(self.folder.parent)
             locks_for(self.folder).remove_unless_used(self._remove_parts)
             self.folder.rmdir()
 
@@ -71,6 +73,21 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def sync_upwards(folder: Path) -> None:
+    """Return when the names in a folder, and its own and those of its parents, are on the disk, whoever made them.
+
+    A run that was killed may have made a folder, and not its name durable. Folders that cannot be opened were not made
+    by runs of this user.
+    """
+    sync_folder(folder)
+    device = os.stat(folder).st_dev
+    for parent in folder.parents:
+        with contextlib.suppress(PermissionError):
+            if os.stat(parent).st_dev != device:
+                return
+            sync_folder(parent)
 
 
 def make_folders(folder: Path) -> list[Path]:

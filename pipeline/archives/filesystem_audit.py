@@ -221,9 +221,11 @@ def record_copies(folder: Path, version: str) -> list[Path]:
     return sorted(Path(entry.path) for entry in _entries(folder / COPIES / version) if is_digest(entry.name))
 
 
-def write_copy(data: bytes, folder: Path, version: str, staging: Staging) -> None:
-    """Keep the bytes of a record once more, before it is published."""
-    write_file(data, folder / COPIES / version / sha1(data), staging, exclusive=False)
+def write_copy(data: bytes, folder: Path, version: str, staging: Staging) -> Path:
+    """Keep the bytes of a record once more, before it is published, and return the file."""
+    file = folder / COPIES / version / sha1(data)
+    write_file(data, file, staging, exclusive=False)
+    return file
 
 
 def remove_other_copies(record: Path, folder: Path, version: str) -> None:
