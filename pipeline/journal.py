@@ -42,6 +42,7 @@ class AuditJournal:
         self._file = file
         self._memory: sqlite3.Connection | None = None
         self._is_prepared = False
+        self._finished: dict[tuple[str, date, str], dict[str, int]] = {}
 
     @classmethod
     def at(cls, file: Path) -> "AuditJournal":
@@ -92,10 +93,13 @@ class AuditJournal:
                 return {str(name): int(count) for name, count in json.loads(counts).items()}
             return None
 
-        return self._use(read)
+        found = self._use(read)
+        # What this process did it knows also when the file cannot be read any more.
+        return self._finished.get((place, night, options)) if found is None and self._file is None else found
 
     def finish(self, place: str, night: date, options: str, counts: Mapping[str, int]) -> None:
         """Remember that an audit was finished and left nothing damaged."""
+        self._finished[place, night, options] = dict(counts)
         row = (place, night.isoformat(), options, json.dumps(dict(counts)))
         self._use(lambda connection: connection.execute("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?)", row))
 
