@@ -137,7 +137,7 @@ class FileSystemAuditor(Auditor):
         if _read(file) != data:
             self._set_aside(title, file)
             write_file(data, file, staging, exclusive=False)
-        self._tidy(title)
+        self.tidy(title)
         return source
 
     def _exact_bytes(self, title: str, version: str, mirror: Auditor, proven: set[str]) -> tuple[str, bytes]:
@@ -182,13 +182,15 @@ class FileSystemAuditor(Auditor):
 
         staging = self.archive.staging(title, self.workspace)
         failures = move_blobs([move(blob) for blob in blobs], staging, threads=threads, meter=meter)
-        self._tidy(title)
+        self.tidy(title)
         return failures
 
-    def _tidy(self, title: str) -> None:
+    def tidy(self, title: str) -> None:
         """Remove the folder of parts, unless there are some that an interrupted upload will go on with."""
-        if not any(part.stat().st_size for part in self.archive.staging(title, self.workspace).folder.glob("*.part")):
-            self.archive.tidy(title, self.workspace)
+        parts = self.archive.staging(title, self.workspace).folder.glob("*.part")
+        with suppress(OSError):
+            if not any(part.stat().st_size for part in parts):
+                self.archive.tidy(title, self.workspace)
 
     def set_aside(self, title: str, name: str) -> None:
         """Take a damaged blob that no record names out of the way."""
