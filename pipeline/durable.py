@@ -90,6 +90,15 @@ def sync_upwards(folder: Path) -> None:
             sync_folder(parent)
 
 
+def is_taken(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a name stands for anything; where that cannot be seen, this is an error and not an answer."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def make_folders(folder: Path) -> list[Path]:
     """Make a folder and its parents, and return the folders that got a new name in them."""
     try:
@@ -157,6 +166,6 @@ def _name_exclusively(part: str, target: Path) -> None:
         raise
     except OSError:
         # No hard links here (FAT, many network drives): the lock that the caller holds keeps other runs away.
-        if os.path.lexists(target):
+        if is_taken(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         os.rename(part, target)

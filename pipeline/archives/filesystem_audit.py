@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checksums import algorithm, hash_file, is_digest, new_hash
 from ..documents import load_mapping, read_document
-from ..durable import Staging, make_folders, sync_folder, write_file
+from ..durable import Staging, is_taken, make_folders, sync_folder, write_file
 from ..errors import BlobError, InvalidNameError, PipelineError, RecordError, SourceChangedError, explain, printable
 from ..names import check_folder_name
 from ..release import ORIGIN, RECORD_PID, Blob, ReleaseRecord
@@ -131,7 +131,7 @@ class FileSystemAuditor(Auditor):
             if _intact(damaged) is None:
                 self._set_aside(title, damaged)
                 if damaged.name != sha1(data):
-                    damaged.unlink()
+                    damaged.unlink(missing_ok=True)
         if copies:
             write_file(data, self._folder(title) / COPIES / version / sha1(data), staging, exclusive=False)
         if _read(file) != data:
@@ -202,7 +202,7 @@ class FileSystemAuditor(Auditor):
     def _set_aside(self, title: str, file: Path) -> None:
         """Give a damaged file a second name in ``.damaged``, so that its own name can be given to what is whole."""
         aside = self._folder(title) / DAMAGED
-        if not os.path.lexists(file):
+        if not is_taken(file):
             return
         for folder in make_folders(aside):
             sync_folder(folder)
@@ -214,7 +214,11 @@ class FileSystemAuditor(Auditor):
             os.link(file, name)
         except OSError:
             # No hard links here, or a folder stands where a file belongs.
-            os.rename(file, name)
+            data = _read(file) if file.suffix == ".yml" else None
+            if data is None:
+                os.rename(file, name)
+            else:  # a record whose name is gone for a moment would be forgotten by a run that is killed then
+                write_file(data, name, self.archive.staging(title, self.workspace), exclusive=True)
         sync_folder(aside)
 
 
