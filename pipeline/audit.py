@@ -118,6 +118,8 @@ class TitleAudit:
         Blobs to be repaired, by the version of a record that names them; none without a mirror.
     seconds : float
         How long the reading took.
+    earlier : Counter
+        What was found this night by another process, or by a run that did not repair it all.
     """
 
     auditor: Auditor
@@ -131,6 +133,7 @@ class TitleAudit:
     failures: list[Finding] = field(default_factory=list)
     damaged: dict[str, list[Blob]] = field(default_factory=dict)
     seconds: float = 0.0
+    earlier: Counter[str] = field(default_factory=Counter)
     _is_checked: bool = False
     _sees_all: bool = True
     _read: list[tuple[str, float]] = field(default_factory=list)
@@ -150,8 +153,24 @@ class TitleAudit:
         for blob in self._unnamed(listed, named):
             named[key_of(blob)] = _Named(blob, None)
         self._check_blobs(named, announce)
+        self._count_earlier()
         self._is_checked = True
         self.seconds = time.monotonic() - began
+
+    def _count_earlier(self) -> None:
+        """Count what was found before, too; of that, what is not found again was repaired meanwhile."""
+        now, before = self.counts, self.earlier
+        broken = [counts["damaged_blobs"] + counts["missing_blobs"] for counts in (now, before)]
+        now["repaired_blobs"] += before["repaired_blobs"]
+        now["repaired_blobs"] += max(0, broken[1] - before["repaired_blobs"] - broken[0])
+        now.update(checked_blobs=before["checked_blobs"], checked_bytes=before["checked_bytes"])
+        for name in ("damaged_blobs", "missing_blobs", "damaged_records"):
+            now[name] = max(now[name], before[name])
+
+    @property
+    def has_found(self) -> bool:
+        """Whether anything was damaged or missing, also what is repaired."""
+        return any(self.counts[name] for name in ("damaged_blobs", "missing_blobs", "damaged_records"))
 
     # --- records --------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ class AuditJournal:
         self._file = file
         self._memory: sqlite3.Connection | None = None
         self._is_prepared = False
-        self._finished: dict[tuple[str, date, str], dict[str, int]] = {}
+        self._noted: dict[tuple[str, date, str], dict[str, int]] = {}
 
     @classmethod
     def at(cls, file: Path) -> "AuditJournal":
@@ -85,7 +85,7 @@ class AuditJournal:
         return self._use(count) or 0
 
     def result(self, place: str, night: date, options: str) -> dict[str, int] | None:
-        """Return what a finished audit counted; None when it was not finished, or found what is still damaged."""
+        """Return what an audit counted, as far as it came; None when that was not noted."""
 
         def read(connection: sqlite3.Connection) -> dict[str, int] | None:
             query = "SELECT counts FROM finished WHERE place = ? AND night = ? AND options = ?"
@@ -95,11 +95,11 @@ class AuditJournal:
 
         found = self._use(read)
         # What this process did it knows also when the file cannot be read any more.
-        return self._finished.get((place, night, options)) if found is None and self._file is None else found
+        return self._noted.get((place, night, options)) if found is None and self._file is None else found
 
-    def finish(self, place: str, night: date, options: str, counts: Mapping[str, int]) -> None:
-        """Remember that an audit was finished and left nothing damaged."""
-        self._finished[place, night, options] = dict(counts)
+    def note(self, place: str, night: date, options: str, counts: Mapping[str, int]) -> None:
+        """Remember what an audit counted."""
+        self._noted[place, night, options] = dict(counts)
         row = (place, night.isoformat(), options, json.dumps(dict(counts)))
         self._use(lambda connection: connection.execute("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?)", row))
 

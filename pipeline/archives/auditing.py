@@ -130,6 +130,18 @@ class Auditor:
         """
         raise ArchiveError(f"it cannot be repaired, because {printable(self.archive.host)} never changes a record")
 
+    def mend(self) -> list[str]:
+        """Repair what belongs to no title and needs no other archive; return what was done, a sentence each.
+
+        By default there is nothing of the kind.
+
+        Raises
+        ------
+        PipelineError
+            When this cannot be done.
+        """
+        return []
+
     def heal_blobs(
         self, blobs: Sequence[Blob], record: ReleaseRecord, source: BlobSource, *, threads: int, meter: Meter
     ) -> dict[str, Exception]:

@@ -1,11 +1,13 @@
 """Where blobs come from that are put into an archive: a project directory, or another archive."""
 
 import contextlib
+import copy
 import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from ..checksums import CHUNK, Stream, hash_file
 from ..destination import blob_damaged, fetch_file
 from ..errors import BlobError, BlobsFailedError
 from ..project import source_changed, source_vanished
-from ..release import Blob
+from ..release import ORIGIN, RECORD_PID, Blob, ReleaseRecord
 from ..transfer import file_source
 
 if TYPE_CHECKING:
@@ -116,3 +118,20 @@ class ArchiveSource(BlobSource):
             except BlobsFailedError as error:
                 raise error.failures[0][1] from None
             yield Path(folder), name
+
+
+def copied_record(record: ReleaseRecord, archive: "ArchiveInterface", workspace: str) -> dict[str, Any]:
+    """Return the record of a copy: that of the release in an archive, and where it was published first."""
+    content = copy.deepcopy(record.content)
+    pid = content.pop(RECORD_PID, None)
+    content.setdefault(
+        ORIGIN,
+        {
+            "host": str(archive.host),
+            "workspace": workspace,
+            "pid": pid or archive.locate_record(record.content, workspace),
+            "digest": record.digest,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+    )
+    return content

@@ -101,6 +101,7 @@ class AuditTitle(_Auditing):
         run = self.auditing
         try:
             run.audit_of(self.title).check(self._announce)
+            run.note_found(self.title)
             repairs = [task for repair in run.repairs_of(self.title) for task in _tasks_of(repair)]
         except Exception as error:
             run.title_failed(self.title, error)

@@ -68,9 +68,10 @@ class AuditRun:
         self.threads, self.resources = threads_and_resources(options.archive, options.repair_from)
         self._audits: dict[str, TitleAudit] = {}
         self._repairs: dict[str, list[RepairRun]] = {}
+        self._before: frozenset[str] = frozenset()
         self._over: set[str] = set()
         self._loose = ReleaseReport(options.workspace, state=WAITING)
-        self._began = time.monotonic()
+        self._began, self._number = time.monotonic(), time.time_ns()
         self._runs[options] = self
 
     @classmethod
@@ -100,7 +101,8 @@ class AuditRun:
         if self.options.repair_from:
             _ = self.mirror  # one that does not exist is said before anything is read
         titles = self.auditor.titles()
-        self._over = {title for title in titles if self.result_of(title) is not None}
+        self._before = frozenset(title for title in titles if self.result_of(title) is not None)
+        self._over = set(self._before)
         return titles
 
     @property
@@ -131,13 +133,24 @@ class AuditRun:
         """Return what was counted for a title; None when it was not audited tonight, or is still damaged."""
         return self.journal.result(f"{self._place}\n{title}", self.options.scope.night, self._manner)
 
+    def _found_in(self, title: str) -> dict[str, int]:
+        """Return what was counted in a title that is not intact yet, and the number of the run that did."""
+        return self.journal.result(f"{self._place}\n{title}", self.options.scope.night, f"{self._manner} so far") or {}
+
+    def note_found(self, title: str) -> None:
+        """Remember what was found in a title, which another process may go on with."""
+        audit = self.audit_of(title)
+        if audit.has_found:
+            place, counts = f"{self._place}\n{title}", {**audit.counts, "run": self._number}
+            self.journal.note(place, self.options.scope.night, f"{self._manner} so far", counts)
+
     def audit_of(self, title: str) -> TitleAudit:
         """Return the audit of a title."""
         if title not in self._audits:
             place = self._place if self.auditor.shares_blobs else f"{self._place}\n{title}"
-            self._audits[title] = TitleAudit(
-                self.auditor, title, place, self.journal, self.options.scope, self.mirror, self.threads
-            )
+            audit = TitleAudit(self.auditor, title, place, self.journal, self.options.scope, self.mirror, self.threads)
+            audit.earlier.update(self._found_in(title))
+            self._audits[title] = audit
         return self._audits[title]
 
     # --- repairs --------------------------------------------------------------------------------------------------
@@ -184,7 +197,7 @@ class AuditRun:
         if self.mirror is not None:
             self.auditor.tidy(title)
         if not audit.failures:
-            self.journal.finish(f"{self._place}\n{title}", self.options.scope.night, self._manner, audit.counts)
+            self.journal.note(f"{self._place}\n{title}", self.options.scope.night, self._manner, audit.counts)
         self.title_over(title)
         if audit.failures:
             raise AuditError(f"{title}: {len(audit.failures)} found damaged and not repaired.", audit.failures)
@@ -216,19 +229,22 @@ class AuditRun:
         AuditError
             When a record is damaged.
         """
+        mended = self.auditor.mend() if self.options.repair_from else []
+        for sentence in mended:
+            log.warning("%s", Finding(self.options.workspace, sentence))
         findings = [Finding(self.options.workspace, sentence) for sentence in self.auditor.unread_records()]
         unnamed = self.auditor.unnamed_blobs()
         for name, size in unnamed:
             log.warning("No record names the blob %s, %d bytes; it was left alone.", printable(name), size)
         counts = self._loose.counts
         counts.unnamed_blobs, counts.unnamed_bytes = len(unnamed), sum(size for _, size in unnamed)
-        counts.damaged_records = len(findings)
+        counts.damaged_records = len(findings) + len(mended)
         self._loose.state = DONE
         for finding in findings:
             self._loose.fail("", finding.sentence)
         if findings:
             raise AuditError("\n".join(map(str, findings)), findings)
-        self.journal.finish(self._place, self.options.scope.night, self._manner, self.counts())
+        self.journal.note(self._place, self.options.scope.night, self._manner, self.counts())
         places = [f"{self._place}\n{title}" for title in self.titles]
         self.journal.forget_before(places, self.options.scope.night)
 
@@ -237,7 +253,7 @@ class AuditRun:
         total = Counter(vars(self._loose.counts))
         for title in self.titles:
             audit = self._audits.get(title)
-            total.update(audit.counts if audit is not None else self.result_of(title) or {})
+            total.update(audit.counts if audit is not None else self._counts_of(title))
         return total
 
     def describe(self) -> list[ReleaseReport]:
@@ -248,14 +264,28 @@ class AuditRun:
     def _describe(self, title: str) -> ReleaseReport:
         audit = self._audits.get(title)
         if audit is None:
-            found = self.result_of(title)
-            return ReleaseReport(title, state=WAITING if found is None else UNCHANGED, counts=Counts(**(found or {})))
+            return self._describe_elsewhere(title)
         told = ReleaseReport(title, state=RUNNING, seconds=audit.seconds, counts=Counts(**audit.counts))
         if title in self._over:
             told.succeed(DONE)
         for finding in audit.failures:
             told.fail(finding.what, finding.sentence)
         return told
+
+    def _describe_elsewhere(self, title: str) -> ReleaseReport:
+        """Return what there is to tell of a title that this process did not look at."""
+        told = ReleaseReport(title, state=WAITING, counts=Counts(**self._counts_of(title)))
+        if title in self._before:
+            told.state = UNCHANGED
+        elif self.result_of(title) is not None:
+            told.succeed(DONE)
+        elif self._found_in(title).get("run") == self._number:
+            told.fail("", "it was not found intact; the log has the findings")
+        return told
+
+    def _counts_of(self, title: str) -> dict[str, int]:
+        found = self.result_of(title) or self._found_in(title)
+        return {name: count for name, count in found.items() if name != "run"}
 
     def summary(self) -> str:
         """Return what was done, for people."""

@@ -1,24 +1,22 @@
 """What this process knows of a running upload or download: its manifest, what is in place, and how far it is."""
 
-import copy
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..archives import ArchiveInterface, get_interface, is_url
-from ..archives.sources import ArchiveSource, BlobSource, ProjectSource
+from ..archives.sources import ArchiveSource, BlobSource, ProjectSource, copied_record
 from ..checksums import CHUNK, HashCache
 from ..destination import Destination
 from ..errors import BlobsFailedError, ManifestError, ReleaseExistsError, printable
 from ..manifest import Manifest
 from ..progress import Progress, format_bytes, log
 from ..project import Project, changed_files
-from ..release import ORIGIN, RECORD_PID, Blob, ReleaseRecord
+from ..release import RECORD_PID, Blob, ReleaseRecord
 from ..settings import read_settings, transfer_limit
 
 AnyRun = TypeVar("AnyRun", bound="Run")
@@ -400,18 +398,7 @@ class MirrorRun(ArchivingRun):
 
     def final_record(self) -> dict[str, Any]:
         """Return the record with the PIDs of the blobs here, and with where the release was published first."""
-        content = copy.deepcopy(self.record.content)
-        pid = content.pop(RECORD_PID, None)
-        content.setdefault(
-            ORIGIN,
-            {
-                "host": str(self.origin_archive.host),
-                "workspace": self.manifest.source_workspace,
-                "pid": pid or self.origin_archive.locate_record(self.record.content, self.manifest.source_workspace),
-                "digest": self.record.digest,
-                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            },
-        )
+        content = copied_record(self.record, self.origin_archive, self.manifest.source_workspace)
         ReleaseRecord(content).set_pids(self._pids)
         return content
 

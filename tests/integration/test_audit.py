@@ -626,6 +626,27 @@ def test_the_report_tells_of_each_title_what_was_read_and_what_is_damaged(mirror
     assert report(0, repair_from="mirror")["state"] == "unchanged"
 
 
+def test_what_processes_of_one_audit_find_is_counted_together(mirrored: Workshop) -> None:
+    publish(mirrored, "other", "1.0.0", MORE)
+    mirrored.blob_file(MORE["b.csv"], "other").write_bytes(b"two\n")
+    mirrored.blob_file(FILES["Größe.bin"]).unlink()
+    reports = mirrored.folder / "reports"
+    options = {"archive": "archive", "report_directory": "reports", "workers": 3}
+
+    def told(code: int, **more: object) -> tuple[dict[str, str], list[int]]:
+        shutil.rmtree(reports, ignore_errors=True)
+        assert Workshop.run(mirrored, "AuditArchive", **options, **more).code == code
+        (file,) = reports.glob("AuditArchive-*.json")
+        report = json.loads(file.read_bytes())
+        names = ("blobs", "damaged_blobs", "missing_blobs", "repaired_blobs")
+        return {part["title"]: part["state"] for part in report["releases"]}, [report["totals"][name] for name in names]
+
+    assert told(30) == ({"other": "failed", "sample": "failed"}, [5, 1, 1, 0])
+    assert told(30, repair_from="mirror") == ({"other": "failed", "sample": "done"}, [5, 1, 1, 1])
+    mirrored.blob_file(MORE["b.csv"], "other").write_bytes(MORE["b.csv"])
+    assert told(0, repair_from="mirror") == ({"other": "done", "sample": "unchanged"}, [5, 1, 1, 2])
+
+
 def test_a_title_of_its_own_can_be_audited_and_says_what_makes_no_sense(mirrored: Workshop) -> None:
     mirrored.blob_file(FILES["a.csv"]).unlink()
     outcome = mirrored.run("AuditTitle", archive="archive", title="sample", repair_from="mirror")

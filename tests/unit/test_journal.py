@@ -67,7 +67,7 @@ def test_a_journal_knows_what_was_read_also_in_another_run(tmp_path: Path) -> No
     journal.store("here", NIGHT, [("a", 5.0), ("b", -1.0)])
     journal.store("there", NIGHT, [("a", 7.0)])
     journal.store("here", NIGHT + timedelta(days=1), [("a", 6.0)])
-    journal.finish("here", NIGHT, "options", {"blobs": 3})
+    journal.note("here", NIGHT, "options", {"blobs": 3})
     again = AuditJournal(tmp_path / "folder" / "journal")
     assert again.load("here") == {"a": Seen("2026-11-24", 6.0), "b": Seen("", -1.0)}
     assert again.load("nowhere") == {}
@@ -103,7 +103,7 @@ def test_nonsense_in_a_journal_is_not_believed(tmp_path: Path) -> None:
     import sqlite3
 
     journal = AuditJournal(tmp_path / "journal")
-    journal.finish("here", NIGHT, "options", {"blobs": 3})
+    journal.note("here", NIGHT, "options", {"blobs": 3})
     with contextlib.closing(sqlite3.connect(tmp_path / "journal")) as connection, connection:
         connection.execute("UPDATE finished SET counts = '[1'")
     assert journal.result("here", NIGHT, "options") is None
@@ -114,7 +114,7 @@ def test_a_journal_that_cannot_be_kept_serves_one_run(tmp_path: Path, file: str 
     (tmp_path / "folder").mkdir()
     journal = AuditJournal(tmp_path / file if file else None)
     journal.store("here", NIGHT, [("a", 5.0)])
-    journal.finish("here", NIGHT, "options", {})
+    journal.note("here", NIGHT, "options", {})
     assert journal.load("here") == {"a": Seen("2026-11-23", 5.0)}
     assert journal.result("here", NIGHT, "options") == {}
     assert AuditJournal.at(tmp_path / "x") is AuditJournal.at(tmp_path / "x")

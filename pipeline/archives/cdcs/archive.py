@@ -34,7 +34,8 @@ from ...versions import matches, parse_expressions, precedence
 from ..interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, ReleaseName
 from ..sources import BlobSource, ProjectSource
 from .audit import CDCSAuditor
-from .client import CDCSClient, Data, encode_content
+from .client import CDCSClient, Data
+from .contents import SEAL, encode_content, is_sealed, sealed, without
 from .downloads import Download
 from .http import Ident, NotFoundError, refuse_plain_http
 from .uploads import HANDLE_KEY, PID_KEY, SHA1_KEY, BlobShelf, age
@@ -175,35 +176,55 @@ class CDCSArchive(ArchiveInterface):
             When one of them is damaged.
         """
         wanted = parse_expressions(version_expressions)
-        found = (
-            release
-            for release in self._releases(title_versionless, workspace)
-            if matches(release[1]["version"], wanted)
-        )
-        return self._newest(found, workspace)
+        newest = {
+            content["title"]: (data, content)
+            for data, content in self._oldest_first(title_versionless, workspace)
+            if matches(content["version"], wanted)
+        }
+        return {title: self.read(*found, workspace).content for title, found in newest.items()}
 
     def get_release(self, title_versionless: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> Record | None:
-        """Return the newest record of one version, or None."""
-        records = self._newest(self._releases(title_versionless, workspace, version), workspace)
-        return records.get(record_title(title_versionless, version))
+        """Return the newest record of one version, or None.
 
-    def _newest(self, releases: Iterable[tuple[Data, Record]], workspace: str) -> dict[str, Record]:
-        records: dict[str, Record] = {}
-        for data, content in sorted(releases, key=lambda release: age(release[0])):
-            # Sites that give no PIDs still have an address for the record.
-            content.setdefault(RECORD_PID, self._address(data))
-            records[content["title"]] = content
-        self._add_digests(records.values(), workspace)
-        for title, content in records.items():
-            ReleaseRecord(content, f"{title} in {self.host}")
-        return records
+        Raises
+        ------
+        RecordError
+            When it is damaged.
+        """
+        found = self.newest(title_versionless, version, workspace)
+        return None if found is None else self.read(*found, workspace).content
 
-    def _address(self, data: Data) -> str:
+    def newest(self, title_versionless: str, version: str, workspace: str) -> tuple[Data, Record] | None:
+        """Return the newest record of one version as the site keeps it, and its content, or None."""
+        found = self._oldest_first(title_versionless, workspace, version)
+        return found[-1] if found else None
+
+    def read(self, data: Data, content: Record, workspace: str) -> ReleaseRecord:
+        """Return what a record says, its content as the site keeps it being given.
+
+        Raises
+        ------
+        RecordError
+            When it is damaged.
+        """
+        title = content["title"]
+        try:
+            is_sealed(content)
+        except RecordError as error:
+            raise RecordError(f"{title} in {printable(self.host)}: {error}") from None
+        # Sites that give no PIDs still have an address for the record.
+        content = without(content, SEAL)
+        content.setdefault(RECORD_PID, self.address(data))
+        self._add_digests(content, workspace)
+        return ReleaseRecord(content, f"{title} in {self.host}")
+
+    def address(self, data: Data) -> str:
+        """Return where a record is on the site, whether or not it has a PID."""
         return f"{self.curator.host}/rest/data/{data.id}/"
 
     def get_release_versions(self, title_versionless: str, workspace: str = DEFAULT_WORKSPACE) -> list[str]:
         """Return the versions of a release, oldest to newest."""
-        versions = {content["version"] for _, content in self._releases(title_versionless, workspace)}
+        versions = {content["version"] for _, content in self.releases(title_versionless, workspace)}
         return sorted(versions, key=lambda version: (precedence(version), version))
 
     def list_releases(
@@ -217,18 +238,25 @@ class CDCSArchive(ArchiveInterface):
             names = {name for name in names if name.title_versionless in titles}
         return sorted(names, key=lambda name: (name.title_versionless, precedence(name.version), name.version))
 
-    def _releases(self, title: str, workspace: str, version: str | None = None) -> Iterator[tuple[Data, Record]]:
-        """Yield the records of a release, or of one version of it, in the order in which they were published."""
+    def releases(self, title: str, workspace: str, version: str | None = None) -> Iterator[tuple[Data, Record]]:
+        """Yield the records of a release, or of one version of it, which the site finds by their titles."""
         query = {"title_versionless": title}
         if version is not None:
             query["title"] = record_title(title, version)
         for data, content in self._query_releases(query, workspace):
-            if content["title_versionless"] == title:
+            if content["title_versionless"] == title and version in (None, content["version"]):
                 yield data, content
+
+    def _oldest_first(self, title: str, workspace: str, version: str | None = None) -> list[tuple[Data, Record]]:
+        return sorted(self.releases(title, workspace, version), key=lambda release: age(release[0]))
 
     def release_data(self, workspace: str, query: Mapping[str, Any] = MappingProxyType({})) -> Iterator[Data]:
         """Yield the records of the template Release in a workspace, also those that are none."""
         return self.curator.query(self._template(RELEASE), dict(query), self.shelf(workspace).workspace)
+
+    def is_found_by_pid(self, ident: Ident, pid: str, workspace: str) -> bool:
+        """Tell whether a PID leads to a record."""
+        return any(data.id == ident for data in self.release_data(workspace, {RECORD_PID: pid}))
 
     @staticmethod
     def named_content(data: Data) -> Record:
@@ -251,9 +279,9 @@ class CDCSArchive(ArchiveInterface):
             with contextlib.suppress(RecordError, InvalidVersionError, InvalidNameError):
                 yield data, self.named_content(data)
 
-    def _add_digests(self, records: Iterable[Record], workspace: str) -> None:
-        """Write into records of the earlier tool which digests their blobs have: it keeps them in BlobMetadata only."""
-        nodes = [node for content in records for node in _nodes_without_digest(content)]
+    def _add_digests(self, content: Record, workspace: str) -> None:
+        """Write into a record of the earlier tool which digests its blobs have: it keeps them in BlobMetadata only."""
+        nodes = list(_nodes_without_digest(content))
         if nodes:
             described = self.shelf(workspace).by_pid(node[PID] for node in nodes)
             for node in nodes:
@@ -291,24 +319,24 @@ class CDCSArchive(ArchiveInterface):
         self.check_record(record)
         self._refuse_without_blobs(record, where)
         # The PID is the site's to give: that of a record that was fetched belongs to that one.
-        content = _without_pid(record.content)
+        content = sealed(record.content)
         template, shelf = self._template(RELEASE)[0], self.shelf(where)
-        before = {data.id for data, _ in self._releases(record.title_versionless, where, record.version)}
+        before = {data.id for data, _ in self.releases(record.title_versionless, where, record.version)}
 
         def already_done() -> Data | None:
             for data in self.curator.own_data(record.title, template):
                 is_new = data.id not in before and data.workspace == shelf.workspace
-                if is_new and _without_pid(data.content()) == content:
+                if is_new and without(data.content(), RECORD_PID) == content:
                     return data
             return None
 
         made = self.curator.create_data(record.title, template, shelf.workspace, content, already_done)
         self._yield_to_earlier(made, record, where, before)
-        return str(made.content().get(RECORD_PID, self._address(made)))
+        return str(made.content().get(RECORD_PID, self.address(made)))
 
     def _yield_to_earlier(self, made: Data, record: ReleaseRecord, workspace: str, before: Collection[Ident]) -> None:
         """Take a record back when another publisher was faster: CDCS itself lets both publish."""
-        for data, _ in self._releases(record.title_versionless, workspace, record.version):
+        for data, _ in self.releases(record.title_versionless, workspace, record.version):
             if data.id not in before and age(data) < age(made):
                 self.curator.delete_data(made.id)
                 raise ReleaseExistsError(
@@ -435,7 +463,7 @@ class CDCSArchive(ArchiveInterface):
 
         def find() -> Blob:
             content = copy.deepcopy(release_record)
-            self._add_digests([content], workspace)
+            self._add_digests(content, workspace)
             for node in walk_mapping(content["project"], "the record"):
                 if node.item != FOLDER and node.properties.get(PID) == blob_pid and node.properties.get(SHA1):
                     return Blob(node.properties[SHA1], expected_size, (node.path,), blob_pid)
@@ -456,7 +484,3 @@ def _nodes_without_digest(content: Mapping[str, Any]) -> Iterator[dict[str, Any]
         properties = node.properties
         if properties[ITEM] != FOLDER and properties.get(SHA1) is None and isinstance(properties.get(PID), str):
             yield properties
-
-
-def _without_pid(content: Record) -> Record:
-    return {key: value for key, value in content.items() if key != RECORD_PID}

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -17,6 +16,7 @@ import requests
 from ...checksums import Stream
 from ...errors import ArchiveError, RecordError, printable
 from .bodies import ROOM_FOR_HEADERS, BlobStream, Multipart, join_url, show_url
+from .contents import encode_content
 from .http import (
     Answer,
     Ident,
@@ -57,49 +57,6 @@ class Blob(NamedTuple):
     pid: str | None
     workspace: Ident | None
     checksum: str | None
-
-
-def encode_content(content: Mapping[str, Any]) -> str:
-    r"""Return the JSON text of a record, or raise RecordError for what some CDCS site would refuse.
-
-    Examples
-    --------
-    >>> encode_content({"title": "Größe"})
-    '{"title": "Größe"}'
-    >>> encode_content({"attrs": {"$ref": 1}})
-    Traceback (most recent call last):
-    ...
-    pipeline.errors.RecordError: The record cannot be stored in CDCS: the key '$ref' starts with '$'.
-    """
-    try:
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RecordError("The record cannot be stored in CDCS: a text in it is not valid Unicode.") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RecordError(f"The record cannot be stored in CDCS: {printable(error)}.") from None
-    _refuse_odd_texts(json.loads(text, object_pairs_hook=_without_twins))
-    return text
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise RecordError(f"The record cannot be stored in CDCS: it has the key '{printable(key)}' twice in one place.")
-    return mapping
-
-
-def _refuse_odd_texts(value: Any) -> None:
-    if isinstance(value, str) and "\0" in value:
-        raise RecordError(f"The record cannot be stored in CDCS: the text '{printable(value[:100])}' has a NUL.")
-    for key, inner in value.items() if isinstance(value, dict) else ():
-        if key.startswith("$"):
-            raise RecordError(f"The record cannot be stored in CDCS: the key '{printable(key)}' starts with '$'.")
-        _refuse_odd_texts(key)
-        _refuse_odd_texts(inner)
-    for inner in value if isinstance(value, list) else ():
-        _refuse_odd_texts(inner)
 
 
 class CDCSClient(Site):
@@ -325,6 +282,13 @@ class CDCSClient(Site):
         """Return one record by its id; raise NotFoundError without it."""
         doing = f"to read the record {printable(data_id)}"
         return self._data(_mapping(self._get(f"/rest/data/{_segment(data_id)}/", doing), self.host))
+
+    def replace_data(self, data_id: Ident, title: str, content: Mapping[str, Any]) -> None:
+        """Replace title and content of a record, which keeps its PID when the content has it."""
+        text = encode_content(content)
+        payload = {"title": title, "content": text, "xml_content": text}
+        doing = f"to repair the record {printable(data_id)}"
+        self.call("PATCH", f"/rest/data/{_segment(data_id)}/", payload, doing=doing, repeat=True)
 
     def delete_data(self, data_id: Ident) -> None:
         """Delete a record. One that is gone already is no error."""

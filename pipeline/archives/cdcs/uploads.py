@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 from ...checksums import CHUNK, algorithm, is_digest, new_hash, read_chunks
 from ...errors import ArchiveError, PipelineError, RecordError
-from ...release import BYTES, Blob
+from ...release import BYTES, RECORD_PID, Blob
 from ...transfer import Meter
 from ...workers import Item, Workers
 from ..sources import BlobSource
 from .client import Blob as StoredBlob
 from .client import CDCSClient, Data
+from .contents import is_sealed, sealed, without
 from .http import Ident, NotAllowedError, SiteUnavailableError
 
 SHA1_KEY, PID_KEY, HANDLE_KEY = "sha1", "blob/PID/", "/handle/"
@@ -111,10 +112,9 @@ class BlobShelf:
         """Return what is said of blobs, by their PIDs."""
         return {description.pid: description for description in self._query(PID_KEY, pids)}
 
-    def all_described(self) -> Iterator[Description]:
-        """Yield all that is said of any blob."""
-        answer = self._curator.query(self._templates, {}, self.workspace)
-        yield from filter(None, map(_description, answer))
+    def descriptions(self, query: Mapping[str, Any]) -> Iterator[Data]:
+        """Yield the BlobMetadata records that match a query, as the site keeps them."""
+        return self._curator.query(self._templates, query, self.workspace)
 
     def _query(self, key: str, values: Iterable[str]) -> list[Description]:
         wanted = list(dict.fromkeys(values))
@@ -123,7 +123,7 @@ class BlobShelf:
         def ask(start: int) -> None:
             query = {key: {"$in": wanted[start : start + _BATCH]}}
             answer = self._curator.query(self._templates, query, self.workspace, few=True)
-            found.extend(filter(None, map(_description, answer)))
+            found.extend(filter(None, map(description_in, answer)))
 
         _ask_for_all(ask, range(0, len(wanted), _BATCH))
         return found
@@ -203,7 +203,7 @@ class BlobShelf:
             self._assign(stored)
         # A blob of another run can be seen before it has its PID; sites without PIDs have the handle only.
         pid = stored.pid or self._curator.get_blob(stored.id).pid or stored.handle
-        description = self._describe(blob, pid, stored.handle)
+        description = self.describe(blob, pid, stored.handle)
         self._curator.attach_metadata(stored.id, description.record)
         self._made[blob.digest] = description
         return _Upload(stored, description, is_new)
@@ -226,13 +226,17 @@ class BlobShelf:
         with _CheckedSource(source, blob, meter, check) as stream:
             return self._curator.upload_blob(name, stream, blob.size, already_done)
 
-    def _describe(self, blob: Blob, pid: str, handle: str) -> Description:
-        content = {SHA1_KEY: blob.digest, PID_KEY: pid, BYTES: blob.size, HANDLE_KEY: handle}
+    def describe(self, blob: Blob, pid: str, handle: str | None) -> Description:
+        """Publish which bytes a stored blob has, and where it is."""
+        said = {SHA1_KEY: blob.digest, PID_KEY: pid, BYTES: blob.size, HANDLE_KEY: handle}
+        content = sealed({key: value for key, value in said.items() if value is not None})
         template = self._templates[0]
 
         def already_done() -> Data | None:
-            own = self._curator.own_data(blob.digest, template)
-            return next((data for data in own if data.workspace == self.workspace and data.content() == content), None)
+            for data in self._curator.own_data(blob.digest, template):
+                if data.workspace == self.workspace and without(data.content(), RECORD_PID) == content:
+                    return data
+            return None
 
         data = self._curator.create_data(blob.digest, template, self.workspace, content, already_done)
         return Description(age(data), data.id, blob.digest, pid, blob.size, handle)
@@ -297,10 +301,11 @@ def _extension(path: str) -> str:
     return extension if re.fullmatch(r"\.[A-Za-z0-9_-]{1,20}", extension) else ""
 
 
-def _description(data: Data) -> Description | None:
+def description_in(data: Data) -> Description | None:
     """Return what a record says of a blob, or None: others may write nonsense into the workspace."""
     try:
         content: dict[str, Any] = data.content()
+        is_sealed(content)
     except RecordError:
         return None
     digest, pid, size, handle = (content.get(key) for key in (SHA1_KEY, PID_KEY, BYTES, HANDLE_KEY))
