@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .checksums import HashCache, Stamp, Stream, algorithm, hash_file, hash_files
-from .durable import Staging, make_folders, sync_folder, write_file
+from .durable import Staging, make_folders, sync_folder, sync_upwards, write_file
 from .errors import BlobDamagedError, BlobsFailedError, InvalidNameError, RecordError, SourceChangedError, printable
 from .names import check_component
 from .release import Blob, ReleaseRecord
@@ -188,8 +188,9 @@ class Destination:
             self._make_folder((self.folder / path).parent)
             write_file(b"", self.folder / path, self._staging, exclusive=False)
         # Another run may have been stopped when it had named a file and not made the name durable.
-        for path in ("", *self.record.folders):
+        for path in self.record.folders:
             sync_folder(self._prefix + path)
+        sync_upwards(self.folder)
         write_file(self.record.dump(), self.record_file, self._staging, exclusive=False)
         self.tidy()
 

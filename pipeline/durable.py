@@ -38,9 +38,11 @@ class Staging:
 
     def clear(self) -> None:
         """Remove the folder with all that interrupted runs left in it, unless another run is using it."""
-        if not self.folder.is_dir():
-            return
         with contextlib.suppress(OSError):
+            if not self.folder.is_dir():
+                return
+            # A run that was killed may have named what it wrote last, and not made the name durable.
+            sync_folder(self.folder.parent)
             locks_for(self.folder).remove_unless_used(self._remove_parts)
             self.folder.rmdir()
 
@@ -71,6 +73,30 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def sync_upwards(folder: Path) -> None:
+    """Return when the names in a folder, and its own and those of its parents, are on the disk, whoever made them.
+
+    A run that was killed may have made a folder, and not its name durable. Folders that cannot be opened were not made
+    by runs of this user.
+    """
+    sync_folder(folder)
+    device = os.stat(folder).st_dev
+    for parent in folder.parents:
+        with contextlib.suppress(PermissionError):
+            if os.stat(parent).st_dev != device:
+                return
+            sync_folder(parent)
+
+
+def is_taken(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a name stands for anything; where that cannot be seen, this is an error and not an answer."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def make_folders(folder: Path) -> list[Path]:
@@ -114,7 +140,10 @@ def write_file(data: bytes, target: Path, staging: Staging, *, exclusive: bool) 
     locks.wait(key, target.name, lambda: None)
     part = staging.part(key)
     try:
-        with open(part, "wb") as stream:
+        # What a killed run left may by now be a second name of the file that it wrote, which nobody writes into.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+        with open(part, "xb") as stream:
             stream.write(data)
             stream.flush()
             sync(stream.fileno())
@@ -138,6 +167,6 @@ def _name_exclusively(part: str, target: Path) -> None:
         raise
     except OSError:
         # No hard links here (FAT, many network drives): the lock that the caller holds keeps other runs away.
-        if os.path.lexists(target):
+        if is_taken(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         os.rename(part, target)

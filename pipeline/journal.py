@@ -46,6 +46,7 @@ class AuditJournal:
         self._file = file
         self._memory: sqlite3.Connection | None = None
         self._is_prepared = False
+        self._noted: dict[tuple[str, date, str], dict[str, int]] = {}
 
     @classmethod
     def at(cls, file: Path) -> "AuditJournal":
@@ -100,10 +101,13 @@ class AuditJournal:
                 return {str(name): int(count) for name, count in json.loads(counts).items()}
             return None
 
-        return self._use(read)
+        found = self._use(read)
+        # What this process did it knows also when the file cannot be read any more.
+        return self._noted.get((place, night, options)) if found is None and self._file is None else found
 
     def note(self, place: str, night: date, options: str, counts: Mapping[str, int]) -> None:
         """Remember what an audit counted."""
+        self._noted[place, night, options] = dict(counts)
         row = (place, night.isoformat(), options, json.dumps(dict(counts)))
         self._use(lambda connection: connection.execute("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?)", row))
 

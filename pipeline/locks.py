@@ -4,6 +4,7 @@ Every blob owns one byte of a lock file, far beyond its end. The operating syste
 dies, also over NFS and SMB, so nothing is ever left locked (POSIX.1 ``fcntl`` record locks; ``LockFile`` on Windows).
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -17,6 +18,7 @@ from .errors import printable
 log = logging.getLogger("pipeline")
 
 _EVERYTHING = 0
+_TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _POLL_SECONDS = 0.1
 
@@ -63,15 +65,20 @@ class BlobLocks:
         Raises
         ------
         OSError
-            When the lock file cannot be made.
+            When the lock file cannot be made, or nothing can be locked.
         """
         wanted = list(digests)
         with self._changed:
             while True:
                 self._open()
-                taken = {digest: offset for digest in wanted if self._take(offset := _offset(digest))}
-                if self._is_current():
-                    return set(taken)
+                taken: dict[str, int] = {}
+                try:
+                    taken.update((digest, offset) for digest in wanted if self._take(offset := _offset(digest)))
+                    if self._is_current():
+                        return set(taken)
+                except OSError:
+                    self._drop(taken.values())
+                    raise
                 self._drop(taken.values())
                 self._close()
 
@@ -132,8 +139,10 @@ class BlobLocks:
             try:
                 _lock(self._fd, offset, 1)
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno in _TAKEN:
                     return False
+                if error.errno not in _UNSUPPORTED:
+                    raise
                 self._supported = False
                 log.warning("%s: this file system has no locks; do not run two at once here.", self._file.parent)
         self._held.add(offset)
@@ -144,7 +153,8 @@ class BlobLocks:
             if offset in self._held:
                 self._held.remove(offset)
                 if self._supported:
-                    _unlock(self._fd, offset, 1)
+                    with contextlib.suppress(OSError):  # the system does it when the process ends
+                        _unlock(self._fd, offset, 1)
 
     def _open(self) -> None:
         while self._fd < 0:

@@ -298,8 +298,7 @@ class _Mover:
     def _receive(self, move: Move, part: str, counted: bool = True) -> int:
         """Write the bytes of a blob to its part, going on after what an interrupted run left; return it, open."""
         advanced = self._meter.advanced if counted else Silent().advanced
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        fd = os.open(part, flags, 0o666)
+        fd = _open_part(part)
         try:
             resumed = True
             while resumed:
@@ -358,6 +357,17 @@ class _Mover:
                     return  # a file that gives less than was asked for has no more
         if there < move.size:
             raise move.wrong()
+
+
+def _open_part(part: str) -> int:
+    """Open a part, to go on with it; begin anew where a renaming that was cut in two left it as the name of a blob."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    fd = os.open(part, flags, 0o666)
+    if os.fstat(fd).st_nlink > 1:
+        os.close(fd)
+        os.unlink(part)
+        fd = os.open(part, flags | os.O_EXCL, 0o666)
+    return fd
 
 
 def _write(fd: int, data: bytes | memoryview) -> None:

@@ -194,6 +194,8 @@ class AuditRun:
         audit = self.audit_of(title)
         for run in self._repairs.get(title, []):
             run.manifest.remove(manifest_folder())
+        if self.mirror is not None:
+            self.auditor.tidy(title)
         if not audit.failures:
             self.journal.note(f"{self._place}\n{title}", self.options.scope.night, self._manner, audit.counts)
         self.title_over(title)

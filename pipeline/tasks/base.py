@@ -12,6 +12,7 @@ import luigi
 import luigi.interface
 from luigi.parameter import ParameterVisibility
 from luigi.rpc import RPCError
+from luigi.worker import TaskException
 
 from ..archives import ArchiveInterface, get_interface, is_url
 from ..credentials import announce_hosts
@@ -30,8 +31,7 @@ class _WithoutTraceback(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, (PipelineError, RPCError)):
-            text = _NO_LUIGID if isinstance(error, RPCError) else str(error)
+        if error is not None and (text := _sentence(error)) is not None:
             record.msg, record.args, record.exc_info, record.exc_text = text, (), None, None
         elif error is None:
             record.exc_info = None  # of an attempt to reach luigid, where Luigi has none at hand
@@ -40,12 +40,26 @@ class _WithoutTraceback(logging.Filter):
         return not again
 
 
+def _sentence(error: BaseException) -> str | None:
+    """Return what an error means to people, or None where only a traceback can tell."""
+    if isinstance(error, RPCError):
+        return _NO_LUIGID
+    if isinstance(error, TaskException) or str(error).startswith("Unfulfilled dependenc"):
+        return _NOT_SEEN
+    return str(error) if isinstance(error, PipelineError) else None
+
+
 _HIDDEN = "***"
 # A parameter that tells people nothing is not on the scheduler's page.
 HIDDEN = ParameterVisibility.HIDDEN
 _NO_LUIGID = (
     "luigid, the central scheduler, cannot be reached; start it, or correct scheduler_host and scheduler_port in the "
     "section [core] of luigi.cfg, and run the same command again."
+)
+# Of a task, Luigi found just after running it, or just before running what depends on it, that it is not complete.
+_NOT_SEEN = (
+    "What was done a moment ago is gone, or cannot be seen, because files were removed, or the disk or the network "
+    "drive did not answer; check them and run the same command again."
 )
 
 logging.getLogger("luigi-interface").addFilter(_WithoutTraceback())
@@ -115,7 +129,7 @@ class ExplainedTask(luigi.Task):
 
     def on_failure(self, exception: BaseException) -> Any:
         """Return what the scheduler's page shows."""
-        return str(exception) if isinstance(exception, PipelineError) else super().on_failure(exception)
+        return _sentence(exception) or super().on_failure(exception)
 
 
 class ManifestTask(ExplainedTask):
@@ -369,6 +383,15 @@ def _note_success(task: ExplainedTask) -> None:
 
 @ExplainedTask.event_handler(luigi.Event.FAILURE)
 def _note_failure(task: ExplainedTask, error: BaseException) -> None:
+    note_end(task, error)
+
+
+@ExplainedTask.event_handler(luigi.Event.PROCESS_FAILURE)
+def _say_killed(task: ExplainedTask, message: str) -> None:
+    error = StorageError(
+        "its process was ended from outside, perhaps because memory ran out; run the same command again"
+    )
+    log.error("%s: %s.", task.task_family, error)
     note_end(task, error)
 
 

@@ -150,12 +150,12 @@ class BlobTask(ManifestTask):
         return [BlobTarget(run, blob) for blob in self.members()]
 
     def complete(self) -> bool:
-        """Tell whether all members are in place; where the manifest is not known they are not, and running says so."""
-        if self.single is not None:
-            return self.moving.is_there(self.single)
+        """Tell whether all members are in place; where that cannot be seen they are not, and running says why."""
         try:
+            if self.single is not None:
+                return self.moving.is_there(self.single)
             return all(map(self.moving.is_there, self.members()))
-        except ManifestError:
+        except (ManifestError, OSError):
             return False
 
     def perform(self) -> None:

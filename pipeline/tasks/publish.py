@@ -73,8 +73,8 @@ class UploadReleaseRecord(ManifestTask):
         run.expect_changes()
         try:
             return run.is_finished()
-        except ReleaseExistsError:
-            return False  # somebody was faster, with other content; running says so
+        except (ReleaseExistsError, OSError):
+            return False  # somebody was faster, with other content, or it cannot be seen; running says so
 
     def perform(self) -> None:
         """Publish the record."""
