@@ -430,7 +430,8 @@ class FetchRun(Run):
     @cached_property
     def destination(self) -> Destination:
         """The folder that gets the files."""
-        return Destination(Path(self.manifest.directory), self.record, hash_cache())
+        folder = Path(self.manifest.directory)
+        return Destination(folder, self.record, hash_cache(), anchor=folder.parent)
 
     def _find(self) -> set[str]:
         with Progress(f"checking {self.manifest.directory}", 0, self.record.nbytes) as progress:
