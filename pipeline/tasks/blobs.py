@@ -57,7 +57,7 @@ class BlobTarget(luigi.Target):
         return self.run.is_there(self.blob)
 
     def __str__(self) -> str:
-        return f"{self.blob.paths[0]} ({self.blob.digest})"
+        return f"{printable(self.blob.paths[0])} ({self.blob.digest})"
 
 
 _NAMES = {"release", "path", "blobs", "manifest"}

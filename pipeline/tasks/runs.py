@@ -192,12 +192,17 @@ class Run(ABC):
     def fail_unreadable(self, path: str) -> None:
         """Count a file that could not be read as a failed blob.
 
+        Parameters
+        ----------
+        path : str
+            The file, as it is shown to people.
+
         Raises
         ------
         BlobsFailedError
             Always.
         """
-        error = self.unreadable[path]
+        path, error = next((name, error) for name, error in self.unreadable.items() if printable(name) == path)
         self.progress.finished(path, 0, error, False)
         self._close_if_over()
         raise BlobsFailedError([(path, error)])

@@ -263,23 +263,27 @@ def _earlier_report(data: bytes, folder: Path) -> None:
     earlier = _report("2026-11-21", folder, []).path
     assert earlier is not None
     Path(earlier).with_suffix(".json").write_bytes(data)
-    _check_page(_report("2026-11-23", folder, ["sample"]))
+    _check_report(_report("2026-11-23", folder, ["sample"]))
 
 
 def _hostile_names(data: bytes, folder: Path) -> None:
     report = _report("2026-11-23", folder, [_text(data), _text(data[::-1])])
-    _check_page(report)
+    _check_report(report)
 
 
-def _check_page(report: Report) -> None:
+def _check_report(report: Report) -> None:
     assert report.path is not None
-    page = Path(report.path).read_text("utf-8")
+    check_page(Path(report.path))
+
+
+def check_page(file: Path) -> None:
+    """Raise an error when the page of a report, or its JSON, does anything but show texts."""
+    page = file.read_text("utf-8")
     tags, scripts = _tags_of(page)
     assert tags <= _PAGE_TAGS, f"the page has {tags - _PAGE_TAGS}"
     assert not scripts, "the page would do something"
     check_shown(page)
-    content = json.loads(Path(report.path).with_suffix(".json").read_bytes())
-    check_shown(json.dumps(content["releases"], ensure_ascii=False))
+    check_shown(json.dumps(json.loads(file.with_suffix(".json").read_bytes()), ensure_ascii=False))
 
 
 _PAGE_TAGS = set(
