@@ -266,7 +266,10 @@ class HashCache:
         """Return what is known of the files below `folder`: relative posix path to stamp and digest."""
         try:
             entries = self._use(lambda connection: _read(connection, folder, name)) or {}
-            return {path: (Stamp(*numbers), digest) for path, (*numbers, digest) in entries.items()}
+            known = {path: (Stamp(*numbers), digest) for path, (*numbers, digest) in entries.items()}
+            if not all(is_digest(digest) for _, digest in known.values()):
+                raise ValueError
+            return known
         except (ValueError, TypeError):
             self._discard()
             return {}
@@ -305,7 +308,7 @@ class HashCache:
                 return function(connection)
         except (sqlite3.OperationalError, OSError):
             self._file = None
-        except (sqlite3.DatabaseError, ValueError):
+        except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError):
             self._discard()
         return None
 

@@ -128,7 +128,7 @@ class AuditJournal:
                     return function(connection)
             except (sqlite3.OperationalError, OSError):
                 self._file = None
-            except (sqlite3.DatabaseError, ValueError, TypeError, AttributeError):
+            except (sqlite3.DatabaseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
                 with contextlib.suppress(OSError):
                     self._file.unlink()
                 self._is_prepared = False

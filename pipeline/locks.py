@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .errors import printable
+from .folders import Folders
 
 log = logging.getLogger("pipeline")
 
@@ -21,6 +22,7 @@ _EVERYTHING = 0
 _TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _POLL_SECONDS = 0.1
+_ATTEMPTS = 1000
 
 if sys.platform == "win32":
     import msvcrt
@@ -50,10 +52,13 @@ class BlobLocks:
     ----------
     file : Path
         The lock file. It is made when the first lock is taken.
+    anchor : Path
+        A folder that it is in, below which no symbolic link is followed.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, anchor: Path) -> None:
         self._file = file
+        self._anchor = anchor
         self._fd = -1
         self._held: set[int] = set()
         self._changed = threading.Condition()
@@ -129,7 +134,8 @@ class BlobLocks:
                 and_then()
                 if sys.platform == "win32":
                     self._close()
-                self._file.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError), Folders(self._anchor) as folders:
+                    folders.unlink(self._file)
             self._close()
 
     def _take(self, offset: int) -> bool:
@@ -157,19 +163,20 @@ class BlobLocks:
                         _unlock(self._fd, offset, 1)
 
     def _open(self) -> None:
-        while self._fd < 0:
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        for attempt in range(_ATTEMPTS if self._fd < 0 else 0):
             try:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                self._fd = os.open(self._file, flags, 0o666)
-            except (FileNotFoundError, FileExistsError):
-                # Another run that had finished removed the folder in between, unless something else stands there.
-                if os.path.lexists(self._file.parent) and not self._file.parent.is_dir():
+                with Folders(self._anchor) as folders:
+                    folders.make(self._file.parent)
+                    self._fd = folders.open_shared(self._file)
+                    return
+            except FileNotFoundError:
+                # Another run that had finished removed the folder in between.
+                if attempt == _ATTEMPTS - 1:
                     raise
 
     def _is_current(self) -> bool:
         try:
-            there = os.stat(self._file)
+            there = os.lstat(self._file)
         except FileNotFoundError:
             return False
         return os.path.samestat(there, os.fstat(self._fd))
@@ -188,8 +195,8 @@ _of_process: dict[tuple[int, Path], BlobLocks] = {}
 _guard = threading.Lock()
 
 
-def locks_for(folder: Path) -> BlobLocks:
-    """Return the locks of `folder`.
+def locks_for(folder: Path, anchor: Path | None = None) -> BlobLocks:
+    """Return the locks of `folder`, which is below `anchor`, by default its parent.
 
     There is one object per process and folder, because POSIX drops all of a process's locks on a file as soon as the
     process closes any descriptor of it.
@@ -197,5 +204,5 @@ def locks_for(folder: Path) -> BlobLocks:
     key = (os.getpid(), Path(os.path.realpath(folder)))
     with _guard:
         if key not in _of_process:
-            _of_process[key] = BlobLocks(key[1] / "lock")
+            _of_process[key] = BlobLocks(folder / "lock", folder.parent if anchor is None else anchor)
         return _of_process[key]

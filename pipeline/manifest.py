@@ -17,7 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .errors import ManifestError, RecordError
+from .documents import load_json
+from .errors import ManifestError, RecordError, printable
 from .names import check_component
 from .release import ReleaseRecord
 
@@ -93,12 +94,12 @@ class Manifest:
             data = (folder / check_component(digest, "manifests")).read_bytes()
             if hashlib.sha1(data, usedforsecurity=False).hexdigest() != digest:
                 raise ValueError
-            content: dict[str, Any] = json.loads(data)
+            content: dict[str, Any] = load_json(data)
             return cls(**{**content, "record": ReleaseRecord(content["record"])})
-        except (OSError, ValueError, TypeError, KeyError, RecordError):
+        except (OSError, ValueError, TypeError, KeyError, RecordError, RecursionError):
             raise ManifestError(
-                f"The manifest {digest[:50]} is not known here; run PublishRelease, FetchRelease or MirrorRelease, not "
-                "its parts."
+                f"The manifest {printable(digest[:50])} is not known here; run PublishRelease, FetchRelease or "
+                "MirrorRelease, not its parts."
             ) from None
 
 
@@ -146,6 +147,6 @@ def parse_ranges(text: str, count: int) -> list[int]:
         match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", item, re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not first <= last < count or (numbers and first <= numbers[-1]):
-            raise ManifestError(f"'{text[:50]}' does not name blobs of a manifest of {count}.")
+            raise ManifestError(f"'{printable(text[:50])}' does not name blobs of a manifest of {count}.")
         numbers.extend(range(first, last + 1))
     return numbers

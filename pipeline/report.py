@@ -317,12 +317,15 @@ class Report:
         written = self._read_same_work(self._file(self._name, "json")) if self._name else None
         if written is None:
             return RUNNING
-        told = {(told["title"], told["version"]): told["failures"] for told in written["releases"]}
-        for release in self.releases:
-            for failure in told.get((release.title, release.version), []):
-                if (failure["path"], failure["reason"]) not in release.failures:
-                    release.fail(failure["path"], failure["reason"])
-        return str(written["state"])
+        # Somebody else may have changed the file.
+        with contextlib.suppress(LookupError, TypeError, AttributeError):
+            told = {(told["title"], told["version"]): told["failures"] for told in written["releases"]}
+            for release in self.releases:
+                for failure in told.get((release.title, release.version), []):
+                    if (failure["path"], failure["reason"]) not in release.failures:
+                        release.fail(failure["path"], failure["reason"])
+            return str(written["state"])
+        return RUNNING
 
     def content(self) -> dict[str, Any]:
         """Return what the JSON has."""

@@ -100,7 +100,7 @@ class FileSystemArchive(ArchiveInterface):
 
     def staging(self, title: str, workspace: str) -> Staging:
         """Return the folder where what belongs to a title is written first."""
-        return Staging(self.title_folder(title, workspace) / ".partial")
+        return Staging(self.title_folder(title, workspace) / ".partial", self.archive_path)
 
     def _blobs_folder(self, title: str, workspace: str) -> str:
         return _blobs_folder(self.archive_path, title, workspace)
@@ -318,7 +318,7 @@ class FileSystemArchive(ArchiveInterface):
                 "choose another version."
             ) from None
         finally:
-            remove_other_copies(file, folder, record.version)
+            remove_other_copies(file, folder, record.version, staging)
             self.tidy(record.title_versionless, where)
         return file.as_posix()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checksums import algorithm, hash_file, is_digest, new_hash
 from ..documents import load_mapping, read_document
-from ..durable import Staging, is_taken, make_folders, sync_folder, write_file
+from ..durable import Staging, is_taken, sync_folder, write_file
 from ..errors import BlobError, InvalidNameError, PipelineError, RecordError, SourceChangedError, explain, printable
 from ..names import check_folder_name
 from ..release import ORIGIN, RECORD_PID, Blob, ReleaseRecord
@@ -157,7 +157,7 @@ class FileSystemAuditor(Auditor):
             if _intact(damaged) is None:
                 self._set_aside(title, damaged)
                 if damaged.name != sha1(data):
-                    damaged.unlink(missing_ok=True)
+                    _unlink(damaged, staging)
         if copies:
             write_file(data, self._folder(title) / COPIES / version / sha1(data), staging, exclusive=False)
         if _read(file) != data:
@@ -222,7 +222,7 @@ class FileSystemAuditor(Auditor):
         """Take a damaged blob that no record names out of the way."""
         file = self._blob(title, name)
         self._set_aside(title, file)
-        file.unlink(missing_ok=True)
+        _unlink(file, self.archive.staging(title, self.workspace))
         sync_folder(file.parent)
 
     def _set_aside(self, title: str, file: Path) -> None:
@@ -230,22 +230,24 @@ class FileSystemAuditor(Auditor):
         aside = self._folder(title) / DAMAGED
         if not is_taken(file):
             return
-        for folder in make_folders(aside):
-            sync_folder(folder)
-        # A repair that was killed may have done this already.
-        if any(os.path.samefile(file, entry.path) for entry in _entries(aside) if entry.name.startswith(file.name)):
-            return
-        name = aside / f"{file.name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}"
-        try:
-            os.link(file, name)
-        except OSError:
-            # No hard links here, or a folder stands where a file belongs.
-            data = _read(file) if file.suffix == ".yml" else None
-            if data is None:
-                os.rename(file, name)
-            else:  # a record whose name is gone for a moment would be forgotten by a run that is killed then
-                write_file(data, name, self.archive.staging(title, self.workspace), exclusive=True)
-        sync_folder(aside)
+        staging = self.archive.staging(title, self.workspace)
+        with staging.folders() as folders:
+            for folder in folders.make(aside):
+                sync_folder(folder)
+            # A repair that was killed may have done this already.
+            if any(_is_same(file, entry.path) for entry in _entries(aside) if entry.name.startswith(file.name)):
+                return
+            name = aside / f"{file.name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}"
+            try:
+                folders.link(file, name)
+            except OSError:
+                # No hard links here, or a folder stands where a file belongs.
+                data = _read(file) if file.suffix == ".yml" else None
+                if data is None:
+                    folders.replace(file, name)
+                else:  # a record whose name is gone for a moment would be forgotten by a run that is killed then
+                    write_file(data, name, staging, exclusive=True)
+            sync_folder(aside)
 
 
 def record_copies(folder: Path, version: str) -> list[Path]:
@@ -266,14 +268,23 @@ def write_copy(data: bytes, folder: Path, version: str, staging: Staging) -> Pat
     return file
 
 
-def remove_other_copies(record: Path, folder: Path, version: str) -> None:
+def remove_other_copies(record: Path, folder: Path, version: str, staging: Staging) -> None:
     """Remove what runs left that were killed, or came too late, just before they published a record of this version."""
     published = _read(record)
     copies = record_copies(folder, version)
     if published is not None and sha1(published) in {file.name for file in copies}:
         for file in copies:
             if file.name != sha1(published):
-                file.unlink(missing_ok=True)
+                _unlink(file, staging)
+
+
+def _unlink(file: Path, staging: Staging) -> None:
+    with suppress(FileNotFoundError), staging.folders() as folders:
+        folders.unlink(file)
+
+
+def _is_same(file: Path, other: str) -> bool:
+    return os.path.samestat(os.lstat(file), os.lstat(other))
 
 
 def sha1(data: bytes) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import luigi
 import luigi.interface
 
-from ..errors import ManifestError
+from ..errors import ManifestError, printable
 from ..manifest import format_ranges, parse_ranges
 from ..release import Blob
 from .base import HIDDEN, ManifestTask
@@ -57,7 +57,7 @@ class BlobTarget(luigi.Target):
         return self.run.is_there(self.blob)
 
     def __str__(self) -> str:
-        return f"{self.blob.paths[0]} ({self.blob.digest})"
+        return f"{printable(self.blob.paths[0])} ({self.blob.digest})"
 
 
 _NAMES = {"release", "path", "blobs", "manifest"}
@@ -201,7 +201,7 @@ def tasks_for(task: type[BlobTask], run: Run) -> list[Any]:
     """Return the tasks for all blobs of a run, in the order of its manifest."""
     digest, title = run.manifest.digest, run.record.title
     tasks = [
-        task(release=title, manifest=digest, blobs=str(number), path=blob.paths[0])
+        task(release=title, manifest=digest, blobs=str(number), path=printable(blob.paths[0]))
         for number, blob in enumerate(run.blobs)
     ]
     # All of this stays to the end; Python need not look through it for garbage again and again.

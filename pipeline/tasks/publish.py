@@ -31,7 +31,7 @@ class UploadBlob(BlobTask):
 class UnreadableFile(ManifestTask):
     """A file of the project that could not be read. It fails, and so holds back the record but not the other blobs."""
 
-    path = luigi.Parameter(description="The file.")
+    path = luigi.Parameter(description="The file, for people.")
     manifest = luigi.Parameter(visibility=HIDDEN, description="Digest of the manifest.")
 
     def complete(self) -> bool:
@@ -57,7 +57,7 @@ class UploadReleaseRecord(ManifestTask):
             else run.tasks(
                 lambda: [
                     *(
-                        UnreadableFile(release=self.release, path=path, manifest=self.manifest)
+                        UnreadableFile(release=self.release, path=printable(path), manifest=self.manifest)
                         for path in run.unreadable
                     ),
                     *tasks_for(UploadBlob, run),

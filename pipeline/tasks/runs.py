@@ -190,12 +190,17 @@ class Run(ABC):
     def fail_unreadable(self, path: str) -> None:
         """Count a file that could not be read as a failed blob.
 
+        Parameters
+        ----------
+        path : str
+            The file, as it is shown to people.
+
         Raises
         ------
         BlobsFailedError
             Always.
         """
-        error = self.unreadable[path]
+        path, error = next((name, error) for name, error in self.unreadable.items() if printable(name) == path)
         self.progress.finished(path, 0, error, False)
         self._close_if_over()
         raise BlobsFailedError([(path, error)])
@@ -422,7 +427,8 @@ class FetchRun(Run):
     @cached_property
     def destination(self) -> Destination:
         """The folder that gets the files."""
-        return Destination(Path(self.manifest.directory), self.record, hash_cache())
+        folder = Path(self.manifest.directory)
+        return Destination(folder, self.record, hash_cache(), anchor=folder.parent)
 
     def _find(self) -> set[str]:
         with Progress(f"checking {self.manifest.directory}", 0, self.record.nbytes) as progress:

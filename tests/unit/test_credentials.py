@@ -297,7 +297,7 @@ def test_a_credential_file_that_cannot_be_read_is_one_sentence(files: Path) -> N
         )
     file.unlink()
     file.mkdir()
-    assert f"The credential file {file} cannot be used: is a directory;" in refusal()
+    assert f"The credential file {file} cannot be used: it is not a regular file;" in refusal()
 
 
 def test_a_variable_that_is_no_text_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,7 +287,7 @@ def join_url(base: str, url: str) -> str:
 
 def show_url(url: str | None) -> str:
     """Return an address fit to be shown: without user, password and query."""
-    return printable(re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url or "")[0]))[:200]
+    return printable(re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url or "", maxsplit=1)[0]))[:200]
 
 
 def is_loopback(host: str) -> bool:

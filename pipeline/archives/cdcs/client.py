@@ -14,6 +14,7 @@ from urllib.parse import quote
 import requests
 
 from ...checksums import Stream
+from ...documents import load_json
 from ...errors import ArchiveError, RecordError, printable
 from .answers import has
 from .answers import ident as _ident
@@ -21,13 +22,7 @@ from .answers import mapping as _mapping
 from .answers import sequence as _sequence
 from .bodies import ROOM_FOR_HEADERS, BlobStream, Multipart, join_url, show_url
 from .contents import encode_content
-from .http import (
-    Answer,
-    Ident,
-    NotFoundError,
-    Site,
-    SiteRefusedError,
-)
+from .http import Answer, Ident, NotFoundError, Site, SiteRefusedError
 
 _MOST_PAGES = 100_000
 # As many SHA-1 digests as fit into the first line of a request: web servers take no more than 4 to 8 kB.
@@ -47,7 +42,7 @@ class Data(NamedTuple):
     def content(self) -> dict[str, Any]:
         """Return the content as a dictionary, or raise RecordError when it is no JSON object."""
         with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(content := json.loads(self.text), dict):
+            if isinstance(content := load_json(self.text), dict):
                 return content
         raise RecordError(f"The record '{printable(self.title)}' ({printable(self.id)}) does not hold a JSON object.")
 

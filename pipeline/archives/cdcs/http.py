@@ -21,6 +21,7 @@ import requests
 import urllib3
 
 from ...credentials import GIVEN, LoginRefusedError, Source
+from ...documents import load_json
 from ...errors import ArchiveError, CredentialsError, PipelineError, printable
 from ...hiding import hide, hide_login, hide_proxies, without_secrets
 from .bodies import (
@@ -102,7 +103,7 @@ class Answer(NamedTuple):
         if cut and "json" in response.headers.get("Content-Type", ""):
             return cls(response.status_code, True, body.decode("utf-8", "replace"), False)
         with contextlib.suppress(ValueError, RecursionError):
-            return cls(response.status_code, True, json.loads(body), False)
+            return cls(response.status_code, True, load_json(body), False)
         return cls(response.status_code, False, None, not body.strip())
 
     def said(self) -> str:
