@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -75,10 +76,13 @@ class BlobLocks:
 
     def wait(self, digest: str, tick: Callable[[], None]) -> None:
         """Lock `digest`, waiting for whoever has it; `tick` is called about ten times a second meanwhile."""
-        while not self.acquire([digest]):
-            with self._changed:
-                self._changed.wait(_POLL_SECONDS)
-            tick()
+        try:
+            while not self.acquire([digest]):
+                with self._changed:
+                    self._changed.wait(_POLL_SECONDS)
+                tick()
+        finally:
+            self.release([])
 
     def release(self, digests: Iterable[str]) -> None:
         """Give up locks."""
@@ -124,6 +128,8 @@ class BlobLocks:
                 self._held.remove(offset)
                 if self._supported:
                     _unlock(self._fd, offset, 1)
+        if not self._held:
+            self._close()  # or a program that runs for long would keep a file open for every folder
 
     def _open(self) -> None:
         while self._fd < 0:
@@ -151,7 +157,7 @@ def _offset(digest: str) -> int:
     return 1 + int(digest[:12], 16)
 
 
-_of_process: dict[tuple[int, Path], BlobLocks] = {}
+_of_process: weakref.WeakValueDictionary[tuple[int, Path], BlobLocks] = weakref.WeakValueDictionary()
 _guard = threading.Lock()
 
 
@@ -163,6 +169,7 @@ def locks_for(folder: Path) -> BlobLocks:
     """
     key = (os.getpid(), Path(os.path.realpath(folder)))
     with _guard:
-        if key not in _of_process:
-            _of_process[key] = BlobLocks(key[1] / "lock")
-        return _of_process[key]
+        locks = _of_process.get(key)
+        if locks is None:
+            locks = _of_process[key] = BlobLocks(key[1] / "lock")
+        return locks
