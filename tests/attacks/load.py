@@ -116,6 +116,7 @@ def leftovers(archive: Path) -> list[str]:
 
 def of_folders(base: Path, cache: Path, archives: list[Path]) -> dict[str, int]:
     """Return what lies about in the folders that all runs share."""
+    assert (cache / "audits-1.sqlite3").exists(), "the runs keep their cache elsewhere"
     journal, digests = rows_in(cache / "audits-1.sqlite3"), rows_in(cache / "digests-2.sqlite3")
     return {
         "temporary files": len(files_in(base / "tmp")),
@@ -256,7 +257,9 @@ def live_long(folder: Path, rounds: int, url: str | None = None) -> list[Sample]
     (folder / "tmp").mkdir()
     command = [sys.executable, "-m", "tests.attacks.long_lived", str(folder), str(rounds), *([url] if url else [])]
     with (folder / "said").open("w") as said:
-        done = subprocess.run(command, env=shop.environment, stdout=subprocess.PIPE, stderr=said, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=shop.environment, stdout=subprocess.PIPE, stderr=said, check=False
+        )
     assert not done.returncode, (folder / "said").read_text()[-3000:]
     return [Sample(*json.loads(line)) for line in done.stdout.splitlines() if line.startswith(b"[")]
 
