@@ -6,7 +6,7 @@ story with real luigi processes; at last it asks pip-audit what is known to be u
 
 import argparse
 import hashlib
-import re
+import json
 import shutil
 import subprocess
 import sys
@@ -136,14 +136,20 @@ def try_out(python: str, ends: dict[str, list[str]]) -> list[str]:
     return wrong
 
 
-def audit(requirements: Sequence[str]) -> str:
-    """Return what pip-audit says of some requirements and all that they bring."""
+def audit(requirements: Sequence[str]) -> tuple[int, int, list[str]]:
+    """Return of how many packages pip-audit knows something, of how many nothing, and what is unsafe.
+
+    It looks at the requirements and all that they bring. An index may have the packages and not what is known of them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "requirements.txt"
         file.write_text("\n".join(requirements) + "\n", encoding="utf-8")
-        command = [str(python_with(PIP_AUDIT)), "-m", "pip_audit", "--progress-spinner=off", "-r", str(file)]
+        command = [str(python_with(PIP_AUDIT)), "-m", "pip_audit", "--progress-spinner=off", "-f=json", f"-r={file}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return re.sub(r"\x1b\[\d*m", "", done.stdout + done.stderr).strip()
+    packages = json.loads(done.stdout)["dependencies"] if done.stdout else []
+    unsafe = [f"{one['name']} {one['version']}: {flaw['id']}" for one in packages for flaw in one.get("vulns", ())]
+    unknown = sum("skip_reason" in one for one in packages)
+    return len(packages) - unknown, unknown, unsafe
 
 
 def main() -> None:
@@ -153,7 +159,7 @@ def main() -> None:
         "--python", action="append", help="a Python to try; by default each of these that is on the PATH"
     )
     found = (f"python{version}" for version in PYTHONS)
-    pythons = parser.parse_args().python or [python for python in found if _runs(python)]
+    pythons = [python for python in parser.parse_args().python or found if _runs(python)]
     user, tests = ("", "metrics"), ("test",)
     ends = {
         "lowest": [one for group in (*user, *tests) for one in lowest(group)],
@@ -161,8 +167,10 @@ def main() -> None:
     }
     wrong = [said for python in pythons for said in try_out(python, ends)]
     for end, requirements in (("lowest", [*lowest(""), *lowest("metrics")]), ("newest", newest(*user))):
-        print(f"\nWhat pip-audit says of the {end} versions:\n{audit(requirements)}", flush=True)
-    print("\n".join(["", *wrong, f"{len(wrong)} of {2 * len(pythons)} environments have something wrong."]))
+        known, unknown, unsafe = audit(requirements)
+        print(f"pip-audit, {end}: knows {known} packages, nothing of {unknown}; {len(unsafe)} flaws", flush=True)
+        wrong += unsafe
+    print("\n".join(["", *wrong, f"{2 * len(pythons)} environments, {len(wrong)} findings"]))
     sys.exit(bool(wrong))
 
 
