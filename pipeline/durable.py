@@ -116,6 +116,30 @@ def is_taken(path: str | os.PathLike[str]) -> bool:
     return True
 
 
+def make_private_folder(folder: Path) -> None:
+    """Make a folder and its parents, where they are not there, for this user only."""
+    try:
+        folder.mkdir(0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_private_folder(folder.parent)
+        folder.mkdir(0o700, exist_ok=True)
+
+
+def open_private(file: str | os.PathLike[str], flags: int) -> int:
+    """Open a file, as the `opener` of :func:`open`; one that is made is for this user only."""
+    return os.open(file, flags, 0o600)
+
+
+def make_private_file(file: Path) -> None:
+    """Make an empty file and its folder, where they are not there, for this user only."""
+    make_private_folder(file.parent)
+    if not file.exists():
+        with open(file, "ab", opener=open_private):
+            pass
+
+
 def write_file(data: bytes, target: Path, staging: Staging, *, exclusive: bool) -> None:
     """Write a small file so that it appears whole or not at all, and stays.
 

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -105,13 +106,16 @@ class BlobLocks:
             When the lock file cannot be made.
         """
         said = False
-        while not self.acquire([digest]):
-            if not said:
-                log.info("%s: another run is writing this; waiting for it.", printable(name))
-                said = True
-            with self._changed:
-                self._changed.wait(_POLL_SECONDS)
-            tick()
+        try:
+            while not self.acquire([digest]):
+                if not said:
+                    log.info("%s: another run is writing this; waiting for it.", printable(name))
+                    said = True
+                with self._changed:
+                    self._changed.wait(_POLL_SECONDS)
+                tick()
+        finally:
+            self.release([])
 
     def release(self, digests: Iterable[str]) -> None:
         """Give up locks."""
@@ -161,6 +165,8 @@ class BlobLocks:
                 if self._supported:
                     with contextlib.suppress(OSError):  # the system does it when the process ends
                         _unlock(self._fd, offset, 1)
+        if not self._held:
+            self._close()  # or a program that runs for long would keep a file open for every folder
 
     def _open(self) -> None:
         for attempt in range(_ATTEMPTS if self._fd < 0 else 0):
@@ -191,7 +197,7 @@ def _offset(digest: str) -> int:
     return 1 + int(digest[:12], 16)
 
 
-_of_process: dict[tuple[int, Path], BlobLocks] = {}
+_of_process: weakref.WeakValueDictionary[tuple[int, Path], BlobLocks] = weakref.WeakValueDictionary()
 _guard = threading.Lock()
 
 
@@ -203,6 +209,7 @@ def locks_for(folder: Path, anchor: Path | None = None) -> BlobLocks:
     """
     key = (os.getpid(), Path(os.path.realpath(folder)))
     with _guard:
-        if key not in _of_process:
-            _of_process[key] = BlobLocks(folder / "lock", folder.parent if anchor is None else anchor)
-        return _of_process[key]
+        locks = _of_process.get(key)
+        if locks is None:
+            locks = _of_process[key] = BlobLocks(folder / "lock", folder.parent if anchor is None else anchor)
+        return locks

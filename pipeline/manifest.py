@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from .documents import load_json
+from .durable import make_private_folder, open_private
 from .errors import ManifestError, RecordError, printable
 from .names import check_component
 from .release import ReleaseRecord
 
-_KEPT_SECONDS = 30 * 24 * 3600
+_DAY_SECONDS = 24 * 3600
+_KEPT_SECONDS = 30 * _DAY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,12 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`, for workers in other processes; where it cannot be, they are not served."""
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)  # what is not published yet is named in it
             if not (folder / self.digest).exists():
-                _remove_forgotten(folder)
+                _remove_forgotten(folder, int(time.time() // _DAY_SECONDS))
                 part = folder / f"{self.digest}.{os.getpid()}"
-                part.write_bytes(self._data)
+                with open(part, "wb", opener=open_private) as stream:
+                    stream.write(self._data)
                 part.replace(folder / self.digest)
         # Of a large release it takes a lot of memory, and it can be made again.
         self.__dict__.pop("_data", None)
@@ -103,11 +106,11 @@ class Manifest:
             ) from None
 
 
-@functools.cache
-def _remove_forgotten(folder: Path) -> None:
-    """Remove the manifests of runs that were given up; once in a process, which may mirror very many releases."""
+@functools.lru_cache(maxsize=1)
+def _remove_forgotten(folder: Path, day: int) -> None:
+    """Remove the manifests of runs that were given up; once in a `day`, for one run may mirror very many releases."""
     for file in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a run that ends just now removes its own
+        with contextlib.suppress(OSError):  # another run may remove it just now
             if file.stat().st_mtime < time.time() - _KEPT_SECONDS:
                 file.unlink()
 

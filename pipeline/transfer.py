@@ -5,9 +5,11 @@ is made durable in one wave of fsync, then the parts get their final names, then
 final name always holds bytes with the right digest, also after a power failure.
 """
 
+import contextlib
 import io
 import itertools
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -290,6 +292,7 @@ class _Mover:
         advanced = self._meter.advanced if counted else Silent().advanced
         fd = folders.open_own(part)
         try:
+            _take_rights(fd)
             resumed = True
             while resumed:
                 digest = new_hash(algorithm(move.digest))
@@ -347,6 +350,14 @@ class _Mover:
                     return  # a file that gives less than was asked for has no more
         if there < move.size:
             raise move.wrong()
+
+
+def _take_rights(fd: int) -> None:
+    """Let a part that lay there with other rights than those of plain data not hand them on to what it becomes."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if mode & ~0o666 and hasattr(os, "fchmod"):
+        with contextlib.suppress(OSError):  # some file systems have the same rights for everything
+            os.fchmod(fd, mode & 0o666)
 
 
 def _write(fd: int, data: bytes | memoryview) -> None:

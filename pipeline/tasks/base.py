@@ -1,17 +1,20 @@
 """What the tasks have in common: planning before running, and errors told in one sentence."""
 
 import contextlib
+import gc
 import json
 import logging
 import re
 from collections.abc import Sequence
 from datetime import date
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import luigi
 import luigi.interface
 from luigi.parameter import ParameterVisibility
 from luigi.rpc import RPCError
+from luigi.task_register import Register
 from luigi.worker import TaskException
 
 from ..archives import ArchiveInterface, get_interface, is_url
@@ -20,7 +23,7 @@ from ..errors import ArchiveError, PipelineError, StorageError, explain
 from ..progress import log, speak_up
 from ..report import RUNNING, ReleaseReport
 from ..settings import full_path, resolve_alias
-from .reports import TaskReport, link_report, note_end, note_present, open_report
+from .reports import TaskReport, link_report, note_end, note_present, note_start, open_report
 from .runs import AnyRun, Run
 
 
@@ -112,7 +115,24 @@ def announce_archive(archive: str) -> None:
             announce_hosts(location)
 
 
-class ExplainedTask(luigi.Task):
+class _Forgetful(Register):
+    """Makes tasks that are forgotten when nobody needs them, where Luigi would keep each until the program ends."""
+
+    _tasks: ClassVar[WeakValueDictionary[Any, luigi.Task]] = WeakValueDictionary()
+
+    def __call__(cls: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  a metaclass makes classes
+        """Return the task with these parameters; the same one as long as somebody holds it."""
+        key = (cls, tuple(cls.get_param_values(cls.get_params(), args, kwargs)))
+        try:
+            task = _Forgetful._tasks.get(key)
+        except TypeError:  # a script gave something odd; running says so
+            return super(Register, cls).__call__(*args, **kwargs)
+        if task is None:
+            task = _Forgetful._tasks[key] = super(Register, cls).__call__(*args, **kwargs)
+        return task
+
+
+class ExplainedTask(luigi.Task, metaclass=_Forgetful):
     """A task whose errors are one sentence, in the log and on the scheduler's page."""
 
     def perform(self) -> None:
@@ -206,6 +226,7 @@ class PlannedTask(ExplainedTask, Generic[AnyPlan]):
         return self._plan
 
     def _try_to_plan(self) -> AnyPlan | PipelineError:
+        gc.unfreeze()  # what an earlier run in this process froze is garbage now
         try:
             plan = self.make_plan()
             # This looks at what is in place already: here, where what goes wrong becomes one sentence.
@@ -374,6 +395,11 @@ def _say_present(task: PlannedTask[Any]) -> None:
         if isinstance(task, ReportedTask):
             task.begin_report()
         note_present(task)
+
+
+@ExplainedTask.event_handler(luigi.Event.START)
+def _note_start(task: ExplainedTask) -> None:
+    note_start()
 
 
 @ExplainedTask.event_handler(luigi.Event.SUCCESS)

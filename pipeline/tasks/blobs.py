@@ -204,6 +204,6 @@ def tasks_for(task: type[BlobTask], run: Run) -> list[Any]:
         task(release=title, manifest=digest, blobs=str(number), path=printable(blob.paths[0]))
         for number, blob in enumerate(run.blobs)
     ]
-    # All of this stays to the end; Python need not look through it for garbage again and again.
+    # All of this stays to the end of the run; Python need not look through it for garbage again and again.
     gc.freeze()
     return tasks

@@ -286,7 +286,7 @@ class Site:
     def pause(self, number: int, least: float = 0.0) -> None:
         """Wait after the failure of an attempt, the longer the more failed, and at least `least` seconds."""
         # Clients that failed together must not come back together.
-        self._sleep(max(least, min(30.0, 2.0**number / 4)) * random.uniform(1.0, 1.5))
+        self._sleep(max(least, min(30.0, 2.0**number / 4)) * random.uniform(1.0, 1.5))  # noqa: S311  it keeps no secret
 
     def send(
         self,
