@@ -81,10 +81,10 @@ def test_a_journal_forgets_the_titles_of_nights_that_are_over_and_everything_aft
     nights = [NIGHT - timedelta(days=days) for days in (0, 1, 2, 31, 1101)]
     for night in nights:
         journal.store("here", night, [(f"blob of {night}", 5.0)])
-        journal.finish("here\none", night, "options", {})
+        journal.note("here\none", night, "options", {})
     journal.store("here", nights[-1], [("damaged", -1.0)])
-    journal.finish("here", nights[2], "options", {})
-    journal.finish("hereafter\none", nights[2], "options", {})
+    journal.note("here", nights[2], "options", {})
+    journal.note("hereafter\none", nights[2], "options", {})
     journal.forget("here", NIGHT)
     known = [journal.result("here\none", night, "options") is not None for night in nights]
     assert known == [True, True, False, False, False]
