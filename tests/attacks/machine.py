@@ -166,7 +166,7 @@ class ArchiveMachine(RuleBasedStateMachine):
         )
         self.begun = {key: files}
         killed = self.killed(moment, "PublishRelease", **options)
-        if killed and key in self.archive.place.records():
+        if killed and key in self.archive.told():
             self.archive.releases.setdefault(key, files)
         there = self.archive.releases.get(key)
         lacking = self.archive.lacks(key[0], files)
@@ -250,7 +250,7 @@ class ArchiveMachine(RuleBasedStateMachine):
             task, options["title"] = "MirrorRelease", title
         wanted = {key: files for key, files in source.releases.items() if title is None or key[0] == TITLES[title]}
         if self.killed(moment, task, **options):
-            for key in destination.place.records().keys() & source.releases.keys():
+            for key in destination.told().keys() & source.releases.keys():
                 destination.releases.setdefault(key, source.releases[key])
         if title is None:
             wanted = {key: files for key, files in wanted.items() if key not in destination.releases}

@@ -102,7 +102,7 @@ class Machine(ArchiveMachine):
         for name in destination.glob("*"):
             got = {path: data for path, data in tree(name).items() if not path.startswith(".rme")}
             assert got == self.archive.releases[TITLES[title], name.name.removeprefix(f"{TITLES[title]}-v")]
-        for copied in self.mirror.place.records().keys() - self.mirror.releases.keys():
+        for copied in self.mirror.told().keys() - self.mirror.releases.keys():
             self.mirror.releases[copied] = self.archive.releases[copied]
         self.reread()
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ class Place(ABC):
         """Return the archive."""
 
     @abstractmethod
-    def records(self) -> dict[Key, dict[str, tuple[str, int] | None]]:
-        """Return what each record that can be read tells of its files."""
+    def records(self, skip: Collection[Key] = ()) -> dict[Key, dict[str, tuple[str, int] | None]]:
+        """Return what each record tells of its files, but for some that are damaged."""
 
     @abstractmethod
     def blob(self, title: str, digest: str) -> bytes | None:
@@ -117,10 +118,11 @@ class Folder(Place):
         (copy,) = (self.folder / self.workspace / title / ".records" / version).iterdir()
         return copy
 
-    def records(self) -> dict[Key, dict[str, tuple[str, int] | None]]:
+    def records(self, skip: Collection[Key] = ()) -> dict[Key, dict[str, tuple[str, int] | None]]:
         found = {}
+        damaged = set(map(self.record_file, skip))
         for file in self.folder.glob("*/*/*.yml"):
-            with contextlib.suppress(ValueError):
+            if file not in damaged:
                 record = json.loads(file.read_bytes())
                 title, version = record["title_versionless"], record["version"]
                 assert (file.parent.parent.name, file.parent.name) == (self.workspace, title)
@@ -166,7 +168,7 @@ class OnSite(Place):
     def open(self) -> CDCSArchive:
         return archive_of(self.server)
 
-    def records(self) -> dict[Key, dict[str, tuple[str, int] | None]]:
+    def records(self, skip: Collection[Key] = ()) -> dict[Key, dict[str, tuple[str, int] | None]]:
         archive, found = self.open(), {}
         for name in archive.list_releases(self.workspace):
             record = archive.get_release(*name, self.workspace)
@@ -175,8 +177,11 @@ class OnSite(Place):
         return found
 
     def _files(self, digest: str) -> list[Path]:
-        """Return the files that the server keeps for a digest, which no other workspace has."""
-        return list((self.server.folder / "media" / "blob").rglob(f"{digest}*"))
+        """Return the files of the blobs that the server has for a digest, which no other workspace has."""
+        database = f"file:{self.server.folder}/db.sqlite3?mode=ro"
+        with contextlib.closing(sqlite3.connect(database, uri=True, timeout=60)) as connection:
+            rows = connection.execute("SELECT blob FROM core_main_app_blob WHERE filename LIKE ?", (f"{digest}%",))
+            return [self.server.folder / "media" / name for (name,) in rows]
 
     def blob(self, title: str, digest: str) -> bytes | None:
         found = [file.read_bytes() for file in self._files(digest)]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process
 
 
 def test_random_sequences_leave_folders_as_the_model_says() -> None:
-    attack(Machine, 4)
+    attack(Machine, 3)
 
 
 def test_random_sequences_leave_a_site_and_its_mirror_as_the_model_says(tmp_path: Path) -> None:
