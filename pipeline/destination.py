@@ -11,8 +11,7 @@ from typing import Any
 from .checksums import HashCache, Stamp, Stream, algorithm, hash_file, hash_files
 from .documents import read_document
 from .durable import Staging, sync_folder, sync_upwards, write_file
-from .errors import BlobDamagedError, BlobsFailedError, InvalidNameError, RecordError, SourceChangedError, printable
-from .names import check_component
+from .errors import BlobDamagedError, BlobsFailedError, RecordError, SourceChangedError, printable
 from .release import Blob, ReleaseRecord
 from .transfer import Meter, Move, Silent, move_blobs
 
@@ -37,7 +36,7 @@ class Destination:
     Raises
     ------
     RecordError
-        When the record names a file that this system cannot hold, or one that the state of the folder needs.
+        When the record names a file that the state of the folder needs.
     """
 
     def __init__(self, folder: Path, record: ReleaseRecord, cache: HashCache, anchor: Path | None = None) -> None:
@@ -62,11 +61,6 @@ class Destination:
             in_the_way = path.casefold() == STATE_FOLDER and path not in self.record.folders
             if in_the_way or "/".join(path.casefold().split("/")[:2]) in reserved:
                 raise RecordError(f"{self.record.title}: the record names '{printable(path)}', which is not accepted.")
-            try:
-                for name in path.split("/"):
-                    check_component(name, self.record.title)
-            except InvalidNameError as error:
-                raise RecordError(str(error)) from None
 
     def verified(self, *, threads: int = 1, meter: Meter | None = None) -> set[str]:
         """Return the digests of the blobs of which every file is here, with the right bytes.

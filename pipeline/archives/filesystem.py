@@ -17,7 +17,7 @@ from typing import Any
 from ..checksums import CHUNK, hash_file, is_digest
 from ..destination import fetch_file
 from ..documents import read_document
-from ..durable import Staging, sync_folder, sync_upwards, write_file
+from ..durable import Staging, is_taken, sync_folder, sync_upwards, write_file
 from ..errors import (
     ArchiveError,
     BlobDamagedError,
@@ -310,6 +310,9 @@ class FileSystemArchive(ArchiveInterface):
         )
         file, data = self.record_file(record.title_versionless, record.version, where), record.dump()
         try:
+            # The second copy of what is refused would be taken for that of a record which the earlier tool published.
+            if is_taken(file):
+                raise FileExistsError
             sync_upwards(write_copy(data, folder, record.version, staging).parent)
             write_file(data, file, staging, exclusive=True)
         except FileExistsError:
