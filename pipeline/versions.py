@@ -49,6 +49,21 @@ def parse_version(text: object, what: str = "version") -> Version:
         ) from None
 
 
+def is_version(text: str) -> bool:
+    """Tell whether `text` is a semantic version.
+
+    Examples
+    --------
+    >>> is_version("0.1.0"), is_version("0.1")
+    (True, False)
+    """
+    try:
+        parse_version(text)
+    except InvalidVersionError:
+        return False
+    return True
+
+
 def precedence(version: str) -> Version:
     """Return a key that sorts versions by precedence: build metadata does not count (clause 10)."""
     return parse_version(version).truncate("prerelease")

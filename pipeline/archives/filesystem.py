@@ -17,13 +17,12 @@ from typing import Any
 from ..checksums import CHUNK, hash_file, is_digest
 from ..destination import fetch_file
 from ..documents import read_document
-from ..durable import Staging, sync_folder, write_file
+from ..durable import Staging, is_taken, sync_folder, sync_upwards, write_file
 from ..errors import (
     ArchiveError,
     BlobDamagedError,
     BlobsFailedError,
     InvalidNameError,
-    InvalidVersionError,
     RecordError,
     ReleaseExistsError,
     SourceChangedError,
@@ -32,8 +31,8 @@ from ..errors import (
 from ..names import check_folder_name
 from ..release import BYTES, FOLDER, PID, SHA1, Blob, ReleaseRecord, walk_mapping
 from ..transfer import Meter, Move, Silent, file_source, move_blobs
-from ..versions import matches, parse_expressions, parse_version, precedence
-from .filesystem_audit import FileSystemAuditor, remove_other_copies, write_copy
+from ..versions import is_version, matches, parse_expressions, precedence
+from .filesystem_audit import FileSystemAuditor, is_as_published, remove_other_copies, write_copy
 from .interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, ReleaseName
 from .sources import BlobSource, ProjectSource
 
@@ -53,7 +52,7 @@ def create_archive(folder: str | Path) -> bool:
         return False
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
-    sync_folder(marker.parent)
+    sync_upwards(marker.parent)
     return True
 
 
@@ -101,7 +100,7 @@ class FileSystemArchive(ArchiveInterface):
 
     def staging(self, title: str, workspace: str) -> Staging:
         """Return the folder where what belongs to a title is written first."""
-        return Staging(self.title_folder(title, workspace) / ".partial")
+        return Staging(self.title_folder(title, workspace) / ".partial", self.archive_path)
 
     def _blobs_folder(self, title: str, workspace: str) -> str:
         return _blobs_folder(self.archive_path, title, workspace)
@@ -140,7 +139,7 @@ class FileSystemArchive(ArchiveInterface):
         except (FileNotFoundError, NotADirectoryError):
             return []
         versions = (match[1] for match in map(name.fullmatch, names) if match)
-        return sorted(filter(_is_version, versions), key=lambda version: (precedence(version), version))
+        return sorted(filter(is_version, versions), key=lambda version: (precedence(version), version))
 
     def list_releases(
         self, workspace: str = DEFAULT_WORKSPACE, titles: Sequence[str] | None = None
@@ -163,10 +162,15 @@ class FileSystemArchive(ArchiveInterface):
         OSError
             When its file cannot be read.
         RecordError
-            When it is damaged.
+            When it is damaged, or does not have the bytes that were published.
         """
         file = self.record_file(title, version, workspace)
-        record = ReleaseRecord.parse(read_document(file), str(file))
+        data = read_document(file)
+        if not is_as_published(data, self.title_folder(title, workspace), version):
+            raise RecordError(
+                f"{printable(file)} does not have the bytes that were published; AuditArchive can repair it."
+            )
+        record = ReleaseRecord.parse(data, str(file))
         if (record.title_versionless, record.version) != (title, version):
             raise RecordError(f"{printable(file)}: the record in this file is that of {printable(record.title)}.")
         return record
@@ -297,8 +301,9 @@ class FileSystemArchive(ArchiveInterface):
                     f"{printable(self.host)} yet; upload the blobs first."
                 )
         # Another run may have been stopped when it had named a blob and not made the name durable.
-        for first in sorted({blob.digest[:2] for blob in record.blobs}):
-            sync_folder(f"{self._blobs_folder(record.title_versionless, where)}/{first}")
+        blobs = self._blobs_folder(record.title_versionless, where)
+        for names in sorted({path for blob in record.blobs for path in (blobs, f"{blobs}/{blob.digest[:2]}")}):
+            sync_folder(names)
         folder, staging = (
             self.title_folder(record.title_versionless, where),
             self.staging(record.title_versionless, where),
@@ -306,9 +311,9 @@ class FileSystemArchive(ArchiveInterface):
         file, data = self.record_file(record.title_versionless, record.version, where), record.dump()
         try:
             # The second copy of what is refused would be taken for that of a record which the earlier tool published.
-            if os.path.lexists(file):
+            if is_taken(file):
                 raise FileExistsError
-            write_copy(data, folder, record.version, staging)
+            sync_upwards(write_copy(data, folder, record.version, staging).parent)
             write_file(data, file, staging, exclusive=True)
         except FileExistsError:
             raise ReleaseExistsError(
@@ -316,7 +321,7 @@ class FileSystemArchive(ArchiveInterface):
                 "choose another version."
             ) from None
         finally:
-            remove_other_copies(file, folder, record.version)
+            remove_other_copies(file, folder, record.version, staging)
             self.tidy(record.title_versionless, where)
         return file.as_posix()
 
@@ -383,14 +388,6 @@ def _title_folder(archive: Path, title: str, workspace: str) -> Path:
 def _blobs_folder(archive: Path, title: str, workspace: str) -> str:
     """Return the folder of the blobs as text: path objects would cost more than to look at a small blob."""
     return str(_title_folder(archive, title, workspace) / "blobs")
-
-
-def _is_version(text: str) -> bool:
-    try:
-        parse_version(text)
-    except InvalidVersionError:
-        return False
-    return True
 
 
 def _is_title(text: str) -> bool:

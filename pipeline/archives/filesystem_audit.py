@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..checksums import algorithm, hash_file, is_digest, new_hash
 from ..documents import load_mapping, read_document
-from ..durable import Staging, make_folders, sync_folder, write_file
+from ..durable import Staging, is_taken, sync_folder, write_file
 from ..errors import BlobError, InvalidNameError, PipelineError, RecordError, SourceChangedError, explain, printable
 from ..names import check_folder_name
 from ..release import ORIGIN, RECORD_PID, Blob, ReleaseRecord
 from ..transfer import Meter, Move, move_blobs
+from ..versions import is_version, precedence
 from .auditing import Auditor, origin_digest
 from .sources import BlobSource
 
@@ -56,6 +57,23 @@ class FileSystemAuditor(Auditor):
     def _blob(self, title: str, digest: str) -> Path:
         return self._folder(title) / "blobs" / digest[:2] / digest
 
+    def versions(self, title: str) -> list[str]:
+        """Return the versions of a title, also those of which only the second copy of the record is left."""
+        # Copies first: a record that is published meanwhile is listed then.
+        copied = {entry.name for entry in _entries(self._folder(title) / COPIES) if is_version(entry.name)}
+        listed = super().versions(title)
+        lost = {version for version in copied.difference(listed) if self._is_lost(title, version)}
+        return sorted({*listed, *lost}, key=lambda version: (precedence(version), version))
+
+    def _is_lost(self, title: str, version: str) -> bool:
+        """Tell whether a record is gone that has a second copy, which is written just before it is published."""
+        if (
+            not record_copies(self._folder(title), version)
+            or self.archive.staging(title, self.workspace).folder.exists()
+        ):
+            return False  # its publishing runs, or was killed and will be completed
+        return not self._record(title, version).exists()
+
     def read_record(self, title: str, version: str) -> ReleaseRecord | None:
         """Return a record; None when it is gone.
 
@@ -89,6 +107,9 @@ class FileSystemAuditor(Auditor):
     ) -> tuple[ReleaseRecord | None, str | None]:
         """Return a record as far as it can be read, and what is wrong with it or with its copy, or None."""
         record, damage = super().look_at_record(title, version, mirror)
+        if record is None and damage is None and self._is_lost(title, version):
+            copies = printable(self._folder(title) / COPIES / version)
+            return None, f"the record is missing, and only its second copy in {copies} is left"
         for file in record_copies(self._folder(title), version) if damage is None else ():
             if _intact(file) is None:
                 damage = f"the second copy of the record, {file}, is damaged"
@@ -98,8 +119,8 @@ class FileSystemAuditor(Auditor):
         return record, damage
 
     def _prove(self, title: str, version: str) -> None:
-        file, copies = self._record(title, version), record_copies(self._folder(title), version)
-        if copies and sha1(read_document(file)) not in {copy_.name for copy_ in copies}:
+        file = self._record(title, version)
+        if not is_as_published(read_document(file), self._folder(title), version):
             raise RecordError(f"{file} does not have the bytes that were published")
 
     def is_proven(self, title: str, version: str) -> bool:
@@ -124,6 +145,11 @@ class FileSystemAuditor(Auditor):
             When nothing proves which bytes were published.
         """
         file, copies = self._record(title, version), record_copies(self._folder(title), version)
+        if not file.exists() and mirror.read_record(title, version) is None:
+            raise RecordError(
+                f"it is not restored, because {printable(mirror.archive.host)} does not have it, so that it may never "
+                "have been published; publish it again, or remove the copy"
+            )
         proven = {copy_.name for copy_ in copies}
         source, data = self._exact_bytes(title, version, mirror, proven)
         staging = self.archive.staging(title, self.workspace)
@@ -131,13 +157,13 @@ class FileSystemAuditor(Auditor):
             if _intact(damaged) is None:
                 self._set_aside(title, damaged)
                 if damaged.name != sha1(data):
-                    damaged.unlink()
+                    _unlink(damaged, staging)
         if copies:
             write_file(data, self._folder(title) / COPIES / version / sha1(data), staging, exclusive=False)
         if _read(file) != data:
             self._set_aside(title, file)
             write_file(data, file, staging, exclusive=False)
-        self._tidy(title)
+        self.tidy(title)
         return source
 
     def _exact_bytes(self, title: str, version: str, mirror: Auditor, proven: set[str]) -> tuple[str, bytes]:
@@ -182,38 +208,46 @@ class FileSystemAuditor(Auditor):
 
         staging = self.archive.staging(title, self.workspace)
         failures = move_blobs([move(blob) for blob in blobs], staging, threads=threads, meter=meter)
-        self._tidy(title)
+        self.tidy(title)
         return failures
 
-    def _tidy(self, title: str) -> None:
+    def tidy(self, title: str) -> None:
         """Remove the folder of parts, unless there are some that an interrupted upload will go on with."""
-        if not any(part.stat().st_size for part in self.archive.staging(title, self.workspace).folder.glob("*.part")):
-            self.archive.tidy(title, self.workspace)
+        parts = self.archive.staging(title, self.workspace).folder.glob("*.part")
+        with suppress(OSError):
+            if not any(part.stat().st_size for part in parts):
+                self.archive.tidy(title, self.workspace)
 
     def set_aside(self, title: str, name: str) -> None:
         """Take a damaged blob that no record names out of the way."""
         file = self._blob(title, name)
         self._set_aside(title, file)
-        file.unlink(missing_ok=True)
+        _unlink(file, self.archive.staging(title, self.workspace))
         sync_folder(file.parent)
 
     def _set_aside(self, title: str, file: Path) -> None:
         """Give a damaged file a second name in ``.damaged``, so that its own name can be given to what is whole."""
         aside = self._folder(title) / DAMAGED
-        if not os.path.lexists(file):
+        if not is_taken(file):
             return
-        for folder in make_folders(aside):
-            sync_folder(folder)
-        # A repair that was killed may have done this already.
-        if any(os.path.samefile(file, entry.path) for entry in _entries(aside) if entry.name.startswith(file.name)):
-            return
-        name = aside / f"{file.name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}"
-        try:
-            os.link(file, name)
-        except OSError:
-            # No hard links here, or a folder stands where a file belongs.
-            os.rename(file, name)
-        sync_folder(aside)
+        staging = self.archive.staging(title, self.workspace)
+        with staging.folders() as folders:
+            for folder in folders.make(aside):
+                sync_folder(folder)
+            # A repair that was killed may have done this already.
+            if any(_is_same(file, entry.path) for entry in _entries(aside) if entry.name.startswith(file.name)):
+                return
+            name = aside / f"{file.name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}"
+            try:
+                folders.link(file, name)
+            except OSError:
+                # No hard links here, or a folder stands where a file belongs.
+                data = _read(file) if file.suffix == ".yml" else None
+                if data is None:
+                    folders.replace(file, name)
+                else:  # a record whose name is gone for a moment would be forgotten by a run that is killed then
+                    write_file(data, name, staging, exclusive=True)
+            sync_folder(aside)
 
 
 def record_copies(folder: Path, version: str) -> list[Path]:
@@ -221,19 +255,36 @@ def record_copies(folder: Path, version: str) -> list[Path]:
     return sorted(Path(entry.path) for entry in _entries(folder / COPIES / version) if is_digest(entry.name))
 
 
-def write_copy(data: bytes, folder: Path, version: str, staging: Staging) -> None:
-    """Keep the bytes of a record once more, before it is published."""
-    write_file(data, folder / COPIES / version / sha1(data), staging, exclusive=False)
+def is_as_published(data: bytes, folder: Path, version: str) -> bool:
+    """Tell whether the bytes of a record, which were read before this is asked, are those that its copy is named by."""
+    copies = record_copies(folder, version)
+    return not copies or sha1(data) in {copy_.name for copy_ in copies}
 
 
-def remove_other_copies(record: Path, folder: Path, version: str) -> None:
+def write_copy(data: bytes, folder: Path, version: str, staging: Staging) -> Path:
+    """Keep the bytes of a record once more, before it is published, and return the file."""
+    file = folder / COPIES / version / sha1(data)
+    write_file(data, file, staging, exclusive=False)
+    return file
+
+
+def remove_other_copies(record: Path, folder: Path, version: str, staging: Staging) -> None:
     """Remove what runs left that were killed, or came too late, just before they published a record of this version."""
     published = _read(record)
     copies = record_copies(folder, version)
     if published is not None and sha1(published) in {file.name for file in copies}:
         for file in copies:
             if file.name != sha1(published):
-                file.unlink(missing_ok=True)
+                _unlink(file, staging)
+
+
+def _unlink(file: Path, staging: Staging) -> None:
+    with suppress(FileNotFoundError), staging.folders() as folders:
+        folders.unlink(file)
+
+
+def _is_same(file: Path, other: str) -> bool:
+    return os.path.samestat(os.lstat(file), os.lstat(other))
 
 
 def sha1(data: bytes) -> str:

@@ -286,6 +286,19 @@ class ArchiveInterface(ABC):
             meter.finished(blob.paths[0], 0, error, False)
         return pids, {blob.digest: error for blob, error in failed.items()}
 
+    def publish_record(self, release_record: Record, workspace: str, after: str | None) -> str:
+        """Publish a record, unless another one of its version was published since the caller looked.
+
+        By default the archive keeps a version once, and :meth:`upload_release_record` sees to it. `after` is where
+        the newest record of this version was when the caller looked; None when there was none.
+
+        Raises
+        ------
+        ReleaseExistsError
+            When there is another one by now.
+        """
+        return self.upload_release_record(release_record, workspace)
+
     def check_record(self, record: ReleaseRecord) -> None:
         """Refuse a record that the archive could not keep, before anything is uploaded for it.
 

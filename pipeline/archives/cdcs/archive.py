@@ -7,7 +7,7 @@ BlobMetadata says which bytes it holds. All are in a workspace, and none is look
 import contextlib
 import copy
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -315,13 +315,24 @@ class CDCSArchive(ArchiveInterface):
         """
         given = workspace if workspace is not None else workspace_title
         where = DEFAULT_WORKSPACE if given is None else given
+        return self._publish(release_record, where, lambda newest: True)
+
+    def publish_record(self, release_record: Record, workspace: str, after: str | None) -> str:
+        """Publish a record, unless another one of its version was published since the caller looked."""
+        return self._publish(release_record, workspace, lambda newest: newest == after)
+
+    def _publish(self, release_record: Record, where: str, is_expected: Callable[[str | None], bool]) -> str:
+        """Publish a record where the place of the newest one of its version, or None, is expected."""
         record = ReleaseRecord(release_record)
         self.check_record(record)
         self._refuse_without_blobs(record, where)
+        there = self._oldest_first(record.title_versionless, where, record.version)
+        if not is_expected(there[-1][1].get(RECORD_PID, self.address(there[-1][0])) if there else None):
+            raise self._published_by_another(record)
         # The PID is the site's to give: that of a record that was fetched belongs to that one.
         content = sealed(record.content)
         template, shelf = self._template(RELEASE)[0], self.shelf(where)
-        before = {data.id for data, _ in self.releases(record.title_versionless, where, record.version)}
+        before = {data.id for data, _ in there}
 
         def already_done() -> Data | None:
             for data in self.curator.own_data(record.title, template):
@@ -339,10 +350,12 @@ class CDCSArchive(ArchiveInterface):
         for data, _ in self.releases(record.title_versionless, workspace, record.version):
             if data.id not in before and age(data) < age(made):
                 self.curator.delete_data(made.id)
-                raise ReleaseExistsError(
-                    f"{record.title} was published in {printable(self.host)} by another run just now; "
-                    "choose another version."
-                )
+                raise self._published_by_another(record)
+
+    def _published_by_another(self, record: ReleaseRecord) -> ReleaseExistsError:
+        return ReleaseExistsError(
+            f"{record.title} was published in {printable(self.host)} by another run just now; choose another version."
+        )
 
     def _refuse_without_blobs(self, record: ReleaseRecord, workspace: str) -> None:
         known = self.shelf(workspace).known({blob.digest: blob.size for blob in record.blobs})
