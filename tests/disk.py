@@ -19,7 +19,7 @@ class Disk:
     monkeypatch : MonkeyPatch
         Ends the writing down with the test.
     folder : Path
-        What is in it is written down, by relative path.
+        What is in it is written down, by relative path, and nothing else.
 
     Attributes
     ----------
@@ -40,14 +40,20 @@ class Disk:
         self._fsync(fd)
         status, file = os.fstat(fd), self._relative(os.readlink(f"/proc/self/fd/{fd}"))
         is_folder = stat.S_ISDIR(status.st_mode)
-        self.steps.append(f"names in {file}" if is_folder else f"bytes of {file}: {status.st_size}")
+        self._remember(f"names in {file}" if is_folder else f"bytes of {file}: {status.st_size}", file)
 
     def _naming(self, function: Any) -> Any:
-        def name(source: str, target: str) -> None:
-            function(source, target)
-            self.steps.append(f"name {self._relative(target)}")
+        def name(source: str, target: str, **where: Any) -> None:
+            function(source, target, **where)
+            folder = os.readlink(f"/proc/self/fd/{where['dst_dir_fd']}") if where else ""
+            file = self._relative(os.path.join(folder, target))
+            self._remember(f"name {file}", file)
 
         return name
+
+    def _remember(self, step: str, file: str) -> None:
+        if not file.startswith(".."):
+            self.steps.append(step)
 
     def _relative(self, path: str | Path) -> str:
         return Path(os.path.relpath(path, self._folder)).as_posix()

@@ -61,8 +61,8 @@ class Explained(NamedTuple):
 
 EXPLAINED = (
     Explained(
-        "transfer.py",
-        "_most_open_files",
+        "folders.py",
+        "most_open_files",
         "except ImportError:  # Windows",
         "Windows has no such limit.",
     ),

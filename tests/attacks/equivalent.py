@@ -10,9 +10,9 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
         ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 1, 0"),
         ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 0, 1"),
         (
-            "transfer.py",
-            "return max(1, min(_GROUP_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))",
-            "return max(1, min(_GROUP_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3))",
+            "folders.py",
+            "return max(1, min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // share))",
+            "return max(2, min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // share))",
         ),
         (
             "transfer.py",
@@ -56,13 +56,6 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
         ),
     ),
     "It is closed with everything else at the end.": (("archives/cdcs/uploads.py", "self._opened.close()", "pass"),),
-    "It is the end of the loop already.": (
-        (
-            "locks.py",
-            "continue  # another run that had finished removed the folder in between",
-            "pass  # another run that had finished removed the folder in between",
-        ),
-    ),
 }
 EQUIVALENT = {
     (mutant if len(mutant) == 4 else (*mutant, 1)): why for why, mutants in _BY_REASON.items() for mutant in mutants

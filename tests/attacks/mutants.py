@@ -41,6 +41,10 @@ NOTICED_BY: dict[str, tuple[tuple[str, ...], ...]] = {
     "release.py": (("tests/unit/test_release.py",),),
     "locks.py": (("tests/unit/test_locks.py",),),
     "durable.py": (("tests/unit/test_durable.py",),),
+    "folders.py": (
+        ("tests/unit/test_durable.py", "tests/unit/test_transfer.py"),
+        ("tests/attacks/test_hostile_archives.py",),
+    ),
     "transfer.py": (("tests/unit/test_transfer.py",), ("tests/integration/test_resume.py", "-k", "test_of_a")),
     "destination.py": (("tests/unit/test_destination.py",),),
     "archives/filesystem.py": (("tests/unit/test_filesystem.py",), ("tests/integration/test_interface.py",), _FOLDER),

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.durable import Staging, make_folders, sync_folder, write_file
+from pipeline.durable import Staging, sync_folder, write_file
+from pipeline.folders import make_folders
 from pipeline.locks import locks_for
 from tests.disk import Disk, linux_only
 from tests.support import sha1, tree
@@ -21,7 +22,7 @@ DATA = b"1,2,3\n" * 100
 
 
 def fails_with(number: int) -> Any:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise OSError(number, os.strerror(number))
 
     return fail

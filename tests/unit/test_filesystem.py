@@ -45,7 +45,7 @@ def archive(tmp_path: Path) -> FileSystemArchive:
 def test_a_folder_is_durably_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(monkeypatch, tmp_path)
     assert create_archive(tmp_path / "deep" / "archive") is True
-    assert disk.steps == ["names in deep/archive"]
+    assert disk.steps == ["names in deep/archive", "names in deep", "names in ."]
     assert create_archive(tmp_path / "deep" / "archive") is False
     assert tree(tmp_path) == {"deep": None, "deep/archive": None, "deep/archive/.rmearchive": b""}
 
@@ -96,7 +96,7 @@ def test_what_is_set_aside_is_gone_from_its_place_and_kept_once(
 ) -> None:
     if not links:
 
-        def refuse(*arguments: object) -> None:
+        def refuse(*arguments: object, **where: object) -> None:
             raise OSError(errno.EPERM, "Operation not permitted")
 
         monkeypatch.setattr(os, "link", refuse)

@@ -38,7 +38,7 @@ def other_run(file: Path, *digests: str) -> Iterator[set[str]]:
     child = fork()
     if not child:
         try:
-            mine = BlobLocks(file).acquire(digests)
+            mine = BlobLocks(file, file.parent.parent).acquire(digests)
             os.write(writing, f"{' '.join(sorted(mine))}\n".encode())
             signal.pause()
         finally:
@@ -59,7 +59,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def locks(file: Path) -> BlobLocks:
-    return BlobLocks(file)
+    return BlobLocks(file, file.parent.parent)
 
 
 def test_a_lock_is_given_once(locks: BlobLocks) -> None:
@@ -95,7 +95,7 @@ def test_a_run_that_waits_goes_on_when_the_lock_is_given_up(locks: BlobLocks) ->
     locks.acquire([A])
     waited = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(locks.wait, A, waited.set)
+        waiting = pool.submit(locks.wait, A, "a.csv", waited.set)
         assert waited.wait(PATIENCE)
         assert not waiting.done()
         locks.release([A])
@@ -127,15 +127,16 @@ def test_a_folder_that_is_removed_in_between_is_made_again(
 ) -> None:
     open_, removed = os.open, []
 
-    def remove_first(path: Path, *arguments: Any) -> int:
-        if not removed:
+    def remove_first(path: Any, *arguments: Any, **where: Any) -> int:
+        if Path(path).name == "lock" and not removed:
             removed.append(path)
             file.parent.rmdir()
-        return open_(path, *arguments)
+        return open_(path, *arguments, **where)
 
     monkeypatch.setattr(os, "open", remove_first)
     assert locks.acquire([A]) == {A}
-    assert removed == [file]
+    assert removed
+    assert file.exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="this system follows symbolic links")
@@ -174,6 +175,24 @@ def test_where_there_are_no_locks_a_run_is_warned_once_and_works(
         assert locks.acquire([A, B]) == {A}
     assert len(caplog.records) == len(asked) == 1
     assert "do not run two at once here" in caplog.text
+
+
+def test_a_disk_that_fails_is_not_taken_for_another_run(
+    locks: BlobLocks, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, asked = module._lock, []
+
+    def fail_at_the_second(fd: int, offset: int, nbytes: int) -> None:
+        asked.append(offset)
+        if len(asked) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        lock(fd, offset, nbytes)
+
+    monkeypatch.setattr(module, "_lock", fail_at_the_second)
+    with pytest.raises(OSError, match="Input/output error"):
+        locks.acquire([A, B])
+    with other_run(file, A, B) as theirs:
+        assert theirs == {A, B}
 
 
 def test_a_run_that_is_done_removes_the_file(locks: BlobLocks, file: Path) -> None:
@@ -238,7 +257,8 @@ def test_there_is_one_object_for_a_folder_whatever_it_is_called(tmp_path: Path) 
 
 
 def test_a_forked_process_does_not_take_the_locks_of_its_parent_for_its_own(tmp_path: Path) -> None:
-    assert locks_for(tmp_path).acquire([A]) == {A}
+    locks = locks_for(tmp_path)
+    assert locks.acquire([A]) == {A}
     child = fork()
     if not child:
         code = 100
