@@ -48,6 +48,18 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
         ),
     ),
     "The digest tells it too, a little later.": (("transfer.py", "raise move.wrong()", "pass", 3),),
+    "Only the thread that hashes is another.": (
+        (
+            "transfer.py",
+            "hashing = self._hashers.submit(digest.update, data) if len(data) >= _LARGE_BYTES else None",
+            "hashing = self._hashers.submit(digest.update, data) if (not (len(data) >= _LARGE_BYTES)) else None",
+        ),
+        (
+            "transfer.py",
+            "hashing = self._hashers.submit(digest.update, data) if len(data) >= _LARGE_BYTES else None",
+            "hashing = self._hashers.submit(digest.update, data) if len(data) > _LARGE_BYTES else None",
+        ),
+    ),
     "Any width that is longer than every id sorts alike.": (
         (
             "archives/cdcs/uploads.py",

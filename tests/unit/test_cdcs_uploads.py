@@ -225,11 +225,13 @@ def test_what_is_there_is_not_uploaded_again(desk: Desk) -> None:
     assert desk.meter.ended == [("a.csv", 5, True, False)]
 
 
-def test_what_another_user_described_is_used_while_it_can_be_read(desk: Desk) -> None:
+@pytest.mark.parametrize("pids", [True, False])
+def test_what_another_user_described_is_used_while_it_can_be_read(desk: Desk, pids: bool) -> None:
+    desk.site.gives_pids = pids
     blob = desk.blob(b"alpha")
     theirs = desk.site.put(b"alpha", "bob")
     desk.site.describe(theirs, "bob")
-    assert desk.upload(blob) == ({blob.digest: theirs.pid}, {})
+    assert desk.upload(blob) == ({blob.digest: theirs.pid or theirs.handle}, {})
     assert desk.steps() == []
     del desk.site.blobs[str(theirs.id)]
     (pid,) = desk.upload(blob)[0].values()
