@@ -511,6 +511,20 @@ def test_an_upload_stops_when_it_is_told_to(desk: Desk) -> None:
         stream.read(1)
 
 
+def test_a_source_that_is_too_long_is_noticed_before_more_is_sent_than_there_should_be(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    (desk.folder / "a.csv").write_bytes(b"alpha" * 1000)
+    with _CheckedSource(ProjectSource(desk.folder), blob, desk.meter, lambda: None) as stream:
+        assert stream.read(5) == b"alpha"
+        with pytest.raises(SourceChangedError):
+            stream.read(5)
+    with (
+        _CheckedSource(ProjectSource(desk.folder), blob, desk.meter, lambda: None) as stream,
+        pytest.raises(SourceChangedError),
+    ):
+        stream.read(6)
+
+
 class BreakingStream(Stream):
     """Breaks off after some bytes."""
 
