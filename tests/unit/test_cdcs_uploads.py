@@ -450,6 +450,14 @@ def test_many_blobs_are_asked_for_in_parts(desk: Desk) -> None:
     assert set(desk.shelf().by_pid(pids)) == set(pids)
 
 
+@pytest.mark.parametrize("changes", [{"sha1": "nonsense"}, {"sha1": None}, {"/bytes/": "5"}, {"/bytes/": None}])
+def test_nonsense_about_a_blob_is_passed_over(desk: Desk, changes: dict[str, Any]) -> None:
+    theirs = desk.site.put(b"alpha", "bob")
+    desk.site.describe(theirs, "bob", **changes)
+    assert theirs.pid
+    assert desk.shelf().by_pid([theirs.pid]) == {}
+
+
 def test_of_several_descriptions_the_earliest_comes_first(desk: Desk) -> None:
     stored = [desk.site.put(b"alpha", "bob") for _ in range(3)]
     for one in reversed(stored):
