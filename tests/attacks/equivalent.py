@@ -26,6 +26,10 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
         ),
         ("checksums.py", 'connection.execute("PRAGMA synchronous = OFF")', "pass"),
     ),
+    "Only how often it is tried is another.": (
+        ("locks.py", "_ATTEMPTS = 1000", "_ATTEMPTS = 2000"),
+        ("locks.py", "if attempt == _ATTEMPTS - 1:", "if attempt == _ATTEMPTS - 2:"),
+    ),
     "Any number above zero is as good; zero is the lock on everything.": (
         ("locks.py", "return 1 + int(digest[:12], 16)", "return 2 + int(digest[:12], 16)"),
         ("locks.py", "return 1 + int(digest[:12], 16)", "return 1 + int(digest[:13], 16)"),
