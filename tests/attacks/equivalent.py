@@ -24,6 +24,11 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "if time.monotonic() - self._synced_at > _LONGEST_UNSYNCED_SECONDS:",
             "if time.monotonic() + self._synced_at > _LONGEST_UNSYNCED_SECONDS:",
         ),
+        (
+            "folders.py",
+            "self._most = most_open_files(_MOST_OPEN, share=8)",
+            "self._most = most_open_files(_MOST_OPEN, share=9)",
+        ),
         ("checksums.py", 'connection.execute("PRAGMA synchronous = OFF")', "pass"),
     ),
     "Only how often it is tried is another.": (
@@ -52,6 +57,7 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
         ),
     ),
     "The digest tells it too, a little later.": (("transfer.py", "raise move.wrong()", "pass", 3),),
+    "It is code for Windows.": (("folders.py", "return most", "return None"),),
     "Only the thread that hashes is another.": (
         (
             "transfer.py",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.durable import Staging, sync_folder, write_file
+from pipeline.durable import Staging, is_taken, sync_folder, write_file
 from pipeline.folders import make_folders
 from pipeline.locks import locks_for
 from tests.disk import Disk, linux_only
@@ -200,3 +200,13 @@ def test_the_parts_of_several_targets_are_not_one(staging: Staging) -> None:
     assert parts[0] == staging.part("0" * 40)
     assert len(set(parts)) == 3
     assert {os.path.dirname(part) for part in parts} == {str(staging.folder)}
+
+
+def test_a_name_is_taken_by_anything_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    taken = {name: is_taken(tmp_path / name) for name in ("file", "folder", "link", "nothing")}
+    assert taken == {"file": True, "folder": True, "link": True, "nothing": False}
+    with pytest.raises(NotADirectoryError):
+        is_taken(tmp_path / "file" / "below")

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -307,6 +308,18 @@ def test_a_part_is_not_written_through_a_link(desk: Desk) -> None:
     assert desk.move(move) == {}
     assert not (desk.folder / "elsewhere").exists()
     assert not (desk.folder / "a").is_symlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights of POSIX")
+@pytest.mark.parametrize(("left", "right"), [(0o777, 0o666), (0o640, 0o640), (0o4755, 0o644)])
+def test_a_part_that_lay_there_hands_on_no_right_to_execute(desk: Desk, left: int, right: int) -> None:
+    move = desk.blob("a", b"alpha")
+    desk.staging.make()
+    part = Path(desk.staging.part(move.digest))
+    part.touch()
+    part.chmod(left)
+    assert desk.move(move) == {}
+    assert stat.S_IMODE((desk.folder / "a").stat().st_mode) == right
 
 
 def test_what_was_copied_stays_for_the_next_run_when_a_source_breaks_off(desk: Desk) -> None:
