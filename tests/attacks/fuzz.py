@@ -183,7 +183,7 @@ def _journal(data: bytes, folder: Path) -> None:
     journal.store("here", night, [("x", 1.0)])
     journal.turn("here", night)
     journal.result("here", night, "o")
-    journal.finish("here", night, "o", {"blobs": 1})
+    journal.note("here", night, "o", {"blobs": 1})
     journal.forget_before(["here"], night)
 
 
