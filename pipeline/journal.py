@@ -122,6 +122,7 @@ class AuditJournal:
 
         Of nights that are years ago everything is forgotten: places that are gone do not fill the journal for ever.
         """
+        self._noted = {key: counts for key, counts in self._noted.items() if key[1] >= night}
         month_ago, years_ago = (
             date.fromordinal(max(1, night.toordinal() - days)).isoformat() for days in (_RESULT_DAYS, _MOST_DAYS)
         )

@@ -183,13 +183,13 @@ def _journal(data: bytes, folder: Path) -> None:
     journal.store("here", night, [("x", 1.0)])
     journal.turn("here", night)
     journal.result("here", night, "o")
-    journal.finish("here", night, "o", {"blobs": 1})
-    journal.forget_before(["here"], night)
+    journal.note("here", night, "o", {"blobs": 1})
+    journal.forget("here", night)
 
 
 def _journal_rows(data: bytes, folder: Path) -> None:
     night, file = date(2026, 11, 23), folder / "rows.sqlite3"
-    AuditJournal(file).finish("here", night, "o", {"blobs": 1})
+    AuditJournal(file).note("here", night, "o", {"blobs": 1})
     values = [_value(data[start : start + 20]) for start in range(0, 80, 20)]
     with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("INSERT OR REPLACE INTO turns VALUES ('here', ?, ?)", values[:2])
