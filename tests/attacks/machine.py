@@ -147,7 +147,9 @@ class ArchiveMachine(RuleBasedStateMachine):
     def publish_again(self, data: st.DataObject, moment: int | None) -> None:
         """Publish the same content under a version that is there, or under a new one."""
         key = data.draw(st.sampled_from(sorted(self.archive.releases)))
-        version = data.draw(st.sampled_from((key[1], *VERSIONS)))
+        self._publish_again(key, data.draw(st.sampled_from((key[1], *VERSIONS))), moment)
+
+    def _publish_again(self, key: Key, version: str, moment: int | None) -> None:
         directory = self.workshop.folder / "project"
         shutil.rmtree(directory, ignore_errors=True)
         for path, content in self.archive.releases[key].items():
@@ -193,7 +195,10 @@ class ArchiveMachine(RuleBasedStateMachine):
     )  # fmt: skip
     def fetch(self, source: str, title: str, expression: str, fresh: bool, moment: int | None) -> None:
         """Fetch the newest version that satisfies an expression, into a new folder or over what is there."""
-        known, name = self.both[source], TITLES[title]
+        self._fetch(self.both[source], title, expression, fresh, moment)
+
+    def _fetch(self, known: Known, title: str, expression: str, fresh: bool, moment: int | None) -> None:
+        name = TITLES.get(title, title)
         destination = self.workshop.folder / "fetched"
         if fresh:
             shutil.rmtree(destination, ignore_errors=True)
@@ -242,13 +247,16 @@ class ArchiveMachine(RuleBasedStateMachine):
     @rule(back=st.booleans(), title=st.none() | st.sampled_from(sorted(TITLES)), moment=MOMENTS)
     def mirror_releases(self, back: bool, title: str | None, moment: int | None) -> None:
         """Copy all releases that the other archive lacks, or compare all versions of one."""
+        self._mirror(back, title and TITLES[title], moment)
+
+    def _mirror(self, back: bool, title: str | None, moment: int | None) -> None:
         source, destination = (self.mirror, self.archive) if back else (self.archive, self.mirror)
         options: dict[str, Any] = {"source": source.place.location, "destination": destination.place.location}
         options["workspace"] = source.place.workspace
         task = "MirrorArchive"
         if title is not None:
             task, options["title"] = "MirrorRelease", title
-        wanted = {key: files for key, files in source.releases.items() if title is None or key[0] == TITLES[title]}
+        wanted = {key: files for key, files in source.releases.items() if title is None or key[0] == title}
         if self.killed(moment, task, **options):
             for key in destination.told().keys() & source.releases.keys():
                 destination.releases.setdefault(key, source.releases[key])
@@ -258,7 +266,7 @@ class ArchiveMachine(RuleBasedStateMachine):
         outcome = self.run(task, **options)
         if title is not None and not wanted:
             assert outcome.code == 30
-            assert f"There is no release {TITLES[title]} " in outcome.output
+            assert f"There is no release {title} " in outcome.output
             return
         assert outcome.code == (30 if failed else 0), (failed, outcome.output)
         for name, version in failed:
@@ -278,23 +286,42 @@ class ArchiveMachine(RuleBasedStateMachine):
 
     # --- damage and audits -----------------------------------------------------------------------------------------
 
-    @rule(where=st.sampled_from(("archive", "mirror")), how=st.sampled_from(("flipped", "truncated", "deleted")),
-          data=st.data())  # fmt: skip
-    def damage_a_blob(self, where: str, how: str, data: st.DataObject) -> None:
-        """Flip a bit of a blob, cut its end off, or delete it."""
-        known = self.both[where]
-        whole = sorted(known.blobs().keys() - known.damage.keys())
+    @rule(
+        where=st.sampled_from(("archive", "mirror")),
+        how=st.sampled_from(("flipped", "truncated", "deleted")),
+        then=st.sampled_from(("fetch", "publish", "mirror", "repair", "audit", "")),
+        data=st.data(),
+    )
+    def damage_a_blob(self, where: str, how: str, then: str, data: st.DataObject) -> None:
+        """Flip a bit of a blob, cut its end off, or delete it, and do something that may meet it."""
+        whole = sorted(self.both[where].blobs().keys() - self.both[where].damage.keys())
         if whole:
-            title, digest = data.draw(st.sampled_from(whole))
-            held = known.blobs()[title, digest]
-            if how == "deleted":
-                known.place.delete_blob(title, digest)
-                known.damage[title, digest] = how, None
-            else:
-                position = data.draw(st.integers(0, 2**20))
-                now = held[: position % len(held)] if how == "truncated" else _flipped(held, position)
-                known.place.write_blob(title, digest, now)
-                known.damage[title, digest] = how, now
+            self.damage(where, how, data.draw(st.sampled_from(whole)), data.draw(st.integers(0, 2**20)), then)
+
+    def damage(self, where: str, how: str, blob: tuple[str, str], position: int, then: str) -> None:
+        """Damage a blob, and do something that meets it."""
+        known = self.both[where]
+        held = known.blobs()[blob]
+        if how == "deleted":
+            known.place.delete_blob(*blob)
+            known.damage[blob] = how, None
+        else:
+            now = held[: position % len(held)] if how == "truncated" else _flipped(held, position)
+            known.place.write_blob(*blob, now)
+            known.damage[blob] = how, now
+        self._meet(where, then, min(key for key, files in known.releases.items() if blob[1] in digests(files)))
+
+    def _meet(self, where: str, then: str, key: Key) -> None:
+        """Do something with a release that is damaged."""
+        if then == "fetch":
+            self._fetch(self.both[where], key[0], f"=={key[1]}", True, None)
+        elif then == "publish":
+            if where == "archive":
+                self._publish_again(key, key[1], None)
+        elif then == "mirror":
+            self._mirror(where == "mirror", key[0], None)
+        elif then:
+            self._audit(where, then == "repair", None)
 
     @rule(where=st.sampled_from(("archive", "mirror")), which=st.sampled_from(("record", "copy")), data=st.data())
     def damage_a_record(self, where: str, which: str, data: st.DataObject) -> None:
@@ -334,6 +361,9 @@ class ArchiveMachine(RuleBasedStateMachine):
     @rule(where=st.sampled_from(("archive", "mirror")), repair=st.booleans(), moment=MOMENTS)
     def audit(self, where: str, repair: bool, moment: int | None) -> None:
         """Read an archive again, and repair it from the other one."""
+        self._audit(where, repair, moment)
+
+    def _audit(self, where: str, repair: bool, moment: int | None) -> None:
         known, other = (self.archive, self.mirror) if where == "archive" else (self.mirror, self.archive)
         self.night += timedelta(days=1)
         options = self.options(known, date=self.night)

@@ -47,9 +47,27 @@ class Machine(ArchiveMachine):
         options = {"title": title, "release_version": version, "project_directory": directory}
         return "PublishRelease", self.options(self.archive, **options)
 
-    @precondition(lambda self: self.is_intact)
-    @rule(title=st.sampled_from(sorted(TITLES)), versions=st.tuples(*[st.sampled_from(VERSIONS)] * 2),
-          trees=st.tuples(TREES, TREES), same=st.booleans())  # fmt: skip
+    @precondition(lambda self: self.mirror.is_intact)
+    @rule(
+        what=st.sampled_from(
+            ("FetchRelease", "MirrorArchive", "AuditArchive", "two publish", "two mirror", "two repair")
+        ),
+        title=st.sampled_from(sorted(TITLES)),
+        versions=st.tuples(*[st.sampled_from(VERSIONS)] * 2),
+        trees=st.tuples(TREES, TREES),
+        same=st.booleans(),
+    )
+    def two_at_once(self, what: str, title: str, versions: tuple[str, str], trees: Any, same: bool) -> None:
+        """Do two things at once."""
+        if what in ("two mirror", "two repair"):
+            self.mirror_or_repair_twice("MirrorArchive" if what == "two mirror" else "AuditArchive")
+        elif not self.archive.is_intact:
+            return
+        elif what == "two publish":
+            self.two_publish(title, versions, trees, same)
+        else:
+            self.publish_while_somebody_reads(title, versions[0], trees[0], what)
+
     def two_publish(self, title: str, versions: tuple[str, str], trees: Any, same: bool) -> None:
         """Publish twice at once: of the same version with different content exactly one is published."""
         names, title_there = ("project", "other"), TITLES[title]
@@ -75,9 +93,6 @@ class Machine(ArchiveMachine):
             self.begun = {key: files}
             self.reread()
 
-    @precondition(lambda self: self.is_intact)
-    @rule(title=st.sampled_from(sorted(TITLES)), version=st.sampled_from(VERSIONS), files=TREES,
-          reader=st.sampled_from(("FetchRelease", "MirrorArchive", "AuditArchive")))  # fmt: skip
     def publish_while_somebody_reads(self, title: str, version: str, files: dict[str, bytes], reader: str) -> None:
         """Publish while the archive is fetched from, mirrored or audited: the reader sees all of a release or none."""
         key = TITLES[title], version
@@ -106,8 +121,6 @@ class Machine(ArchiveMachine):
             self.mirror.releases[copied] = self.archive.releases[copied]
         self.reread()
 
-    @precondition(lambda self: self.mirror.is_intact)
-    @rule(task=st.sampled_from(("MirrorArchive", "AuditArchive")))
     def mirror_or_repair_twice(self, task: str) -> None:
         """Mirror twice at once, or repair twice at once: both end well, whoever of them did it."""
         if task == "MirrorArchive" and not self.archive.is_intact:

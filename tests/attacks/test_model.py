@@ -24,6 +24,22 @@ def test_random_sequences_leave_a_site_and_its_mirror_as_the_model_says(tmp_path
         attack(machine, 2, steps=8)
 
 
+@pytest.mark.parametrize("how", ["flipped", "truncated", "deleted"])
+def test_each_task_meets_each_kind_of_damage_as_the_model_says(how: str) -> None:
+    machine = Machine()
+    machine.begin("Global Public Workspace")
+    machine.mirror_releases(back=False, title=None, moment=None)
+    for number, then in enumerate(("fetch", "publish", "mirror", "audit", "repair")):
+        for where in ("archive", "mirror") if then != "publish" else ("archive",):
+            blob = sorted(machine.both[where].blobs())[number % 2]
+            machine.damage(where, how, blob, 7 * number, then)
+            machine.the_archives_are_as_the_model()
+            machine.audit(where=where, repair=True, moment=None)
+            machine.the_archives_are_as_the_model()
+            assert machine.is_intact
+    machine.teardown()
+
+
 @pytest.fixture
 def workshop(tmp_path: Path) -> ForkedWorkshop:
     """An archive with one release, and an empty mirror."""
