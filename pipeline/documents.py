@@ -160,12 +160,18 @@ def load_json(data: str | bytes | bytearray) -> Any:
         When it is not JSON, or nested too deeply.
     """
     value = json.loads(data)
+    check_depth(value)
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raise RecursionError for a value that :func:`load_json` would not give, because it is nested too deeply."""
     level = [value]
     for _ in range(_MAX_JSON_DEPTH):
         inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list)))
         level = [one for several in inner for one in several if isinstance(one, (dict, list))]
         if not level:
-            return value
+            return
     raise RecursionError("nested too deeply")
 
 
