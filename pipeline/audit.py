@@ -181,6 +181,8 @@ class TitleAudit:
             self.counts["damaged_records"] += 1
             if self._heal_record(what, version, damage):
                 record, damage = self.auditor.look_at_record(self.title, version, self.mirror)
+                if damage is not None:
+                    self.fail(what, damage)
         self._sees_all = self._sees_all and (record is not None or damage is None)
         for blob in () if record is None else record.blobs:
             named.setdefault(key_of(blob), _Named(blob, version))

@@ -13,10 +13,11 @@ import sqlite3
 import stat
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
+from .durable import make_private_file
 from .errors import InvalidNameError, SourceChangedError, printable
 from .workers import Workers
 
@@ -28,6 +29,9 @@ Stream: TypeAlias = BinaryIO | io.RawIOBase
 CHUNK = 2**20
 _ALGORITHMS = {40: "sha1", 64: "sha256"}
 _HEX = frozenset("0123456789abcdef")
+# What is stored gets the highest number of all rows.
+_MOST_FOLDERS = 1000
+_FORGET = "DELETE FROM digests WHERE rowid <= (SELECT rowid FROM digests ORDER BY rowid DESC LIMIT 1 OFFSET ?)"
 
 T = TypeVar("T")
 # Path to the four numbers of a stamp and the digest.
@@ -243,7 +247,7 @@ def hash_files(
             unknown = [path for path in stamps if path not in digests]
             failures = workers.each(read, unknown, sum(stamps[path].size for path in unknown))
         finally:
-            cache.store(folder, settled)
+            cache.store(folder, settled, stamps)
     return digests | fresh, failures
 
 
@@ -266,15 +270,21 @@ class HashCache:
         """Return what is known of the files below `folder`: relative posix path to stamp and digest."""
         try:
             entries = self._use(lambda connection: _read(connection, folder, name)) or {}
-            return {path: (Stamp(*numbers), digest) for path, (*numbers, digest) in entries.items()}
+            known = {path: (Stamp(*numbers), digest) for path, (*numbers, digest) in entries.items()}
+            if not all(is_digest(digest) for _, digest in known.values()):
+                raise ValueError
+            return known
         except (ValueError, TypeError):
             self._discard()
             return {}
 
-    def store(self, folder: Path, entries: Iterable[tuple[str, Stamp, str]]) -> None:
-        """Remember (relative posix path, stamp, digest) of files below `folder`.
+    def store(
+        self, folder: Path, entries: Iterable[tuple[str, Stamp, str]], there: Container[str] | None = None
+    ) -> None:
+        """Remember (relative posix path, stamp, digest) of files below `folder`, and forget those that are not `there`.
 
-        The caller vouches that a change after the reading would have changed the stamp; see :func:`is_settled`.
+        The caller vouches that a change after the reading would have changed the stamp; see :func:`is_settled`. Of very
+        many folders those are forgotten that were not stored for the longest time.
         """
         by_name: dict[str, _Entries] = {}
         for path, stamp, digest in entries:
@@ -283,9 +293,12 @@ class HashCache:
         def merge(connection: sqlite3.Connection) -> None:
             connection.execute("BEGIN IMMEDIATE")
             for name, fresh in by_name.items():
-                data = json.dumps(_read(connection, folder, name) | fresh).encode()
+                known = _read(connection, folder, name)
+                kept = known if there is None else {path: known[path] for path in known if path in there}
+                data = json.dumps(kept | fresh).encode()
                 row = (os.fsencode(folder), name, data, _crc(folder, name, data))
                 connection.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", row)
+            connection.execute(_FORGET, (_MOST_FOLDERS,))
 
         if by_name:
             self._use(merge)
@@ -294,7 +307,7 @@ class HashCache:
         if self._file is None:
             return None
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            make_private_file(self._file)  # it names what is not published yet
             with contextlib.closing(sqlite3.connect(self._file, timeout=10)) as connection, connection:
                 connection.execute("PRAGMA synchronous = OFF")
                 # One row for a folder: to read and write it takes a tenth of the time that a row for each file would.
@@ -305,7 +318,7 @@ class HashCache:
                 return function(connection)
         except (sqlite3.OperationalError, OSError):
             self._file = None
-        except (sqlite3.DatabaseError, ValueError):
+        except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError):
             self._discard()
         return None
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from .errors import CredentialsError, SettingsError, printable
+from .checksums import open_regular
+from .errors import CredentialsError, SettingsError, SourceChangedError, printable
 from .settings import normalize_host, read_aliases
 
 log = logging.getLogger("pipeline")
@@ -225,10 +226,12 @@ def _read_file(name: str) -> str | None:
         return None
     path = Path(folder, name)
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path), "rb") as file:
             data = file.read(_LARGEST_FILE + 1)
     except FileNotFoundError:
         return None
+    except SourceChangedError:
+        problem = "it is not a regular file"
     except OSError as error:
         problem = (error.strerror or "it cannot be read").lower()
     else:

@@ -3,15 +3,15 @@
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from .checksums import HashCache, Stamp, Stream, algorithm, hash_file, hash_files
-from .durable import Staging, make_folders, sync_folder, write_file
-from .errors import BlobDamagedError, BlobsFailedError, InvalidNameError, RecordError, SourceChangedError, printable
-from .names import check_component
+from .documents import read_document
+from .durable import Staging, sync_folder, sync_upwards, write_file
+from .errors import BlobDamagedError, BlobsFailedError, RecordError, SourceChangedError, printable
 from .release import Blob, ReleaseRecord
 from .transfer import Meter, Move, Silent, move_blobs
 
@@ -30,18 +30,20 @@ class Destination:
         What belongs into it.
     cache : HashCache
         Spares the reading of files that were verified before.
+    anchor : Path, optional
+        A folder that it is in. Where one is given, a symbolic link to `folder` is not followed either.
 
     Raises
     ------
     RecordError
-        When the record names a file that this system cannot hold, or one that the state of the folder needs.
+        When the record names a file that the state of the folder needs.
     """
 
-    def __init__(self, folder: Path, record: ReleaseRecord, cache: HashCache) -> None:
+    def __init__(self, folder: Path, record: ReleaseRecord, cache: HashCache, anchor: Path | None = None) -> None:
         self.folder = folder
         self.record = record
         self.record_file = folder / STATE_FOLDER / "record.yml"
-        self._staging = Staging(folder / STATE_FOLDER / ".partial")
+        self._staging = Staging(folder / STATE_FOLDER / ".partial", folder if anchor is None else anchor)
         # Text, because path objects would cost more than the looking at a file.
         self._prefix = os.path.join(folder, "")
         self._cache = cache
@@ -59,11 +61,6 @@ class Destination:
             in_the_way = path.casefold() == STATE_FOLDER and path not in self.record.folders
             if in_the_way or "/".join(path.casefold().split("/")[:2]) in reserved:
                 raise RecordError(f"{self.record.title}: the record names '{printable(path)}', which is not accepted.")
-            try:
-                for name in path.split("/"):
-                    check_component(name, self.record.title)
-            except InvalidNameError as error:
-                raise RecordError(str(error)) from None
 
     def verified(self, *, threads: int = 1, meter: Meter | None = None) -> set[str]:
         """Return the digests of the blobs of which every file is here, with the right bytes.
@@ -116,7 +113,7 @@ class Destination:
         """
         try:
             self._make_staging()
-        except (OSError, InvalidNameError, RecordError) as error:
+        except (OSError, RecordError) as error:
             for blob in blobs:
                 meter.finished(blob.paths[0], 0, error, False)
             return {blob.digest: error for blob in blobs}
@@ -132,9 +129,7 @@ class Destination:
             )
             for blob in blobs
         ]
-        return move_blobs(
-            moves, self._staging, threads=threads, meter=meter, make_folder=self._make_folder, chunk=chunk
-        )
+        return move_blobs(moves, self._staging, threads=threads, meter=meter, chunk=chunk)
 
     def _holds(self, blob: Blob) -> bool:
         """Tell whether all files of a blob are here by now, by reading them: another run may have fetched them."""
@@ -148,27 +143,15 @@ class Destination:
         except (OSError, SourceChangedError):
             return False
 
-    def _make_folder(self, folder: Path) -> Iterable[Path]:
-        made = make_folders(self.folder)
-        current = self.folder
-        for name in folder.relative_to(self.folder).parts:
-            current = current / name
-            made += make_folders(current)
-            if stat.S_ISLNK(os.lstat(current).st_mode):
-                raise InvalidNameError(
-                    f"{printable(current)} is a symbolic link; files are not written through it, remove it"
-                )
-        return made
-
     def is_complete(self) -> bool:
         """Tell whether everything of the record that is no blob is here: empty files, folders and the record."""
         try:
             return (
-                self.record_file.read_bytes() == self.record.dump()
+                read_document(self.record_file) == self.record.dump()
                 and all((stamp := self._stamp(path)) and stamp.size == 0 for path in self.record.empty_files)
                 and all(os.path.isdir(self._prefix + path) for path in self.record.folders)
             )
-        except OSError:
+        except (OSError, SourceChangedError, RecordError):
             return False
 
     def finish(self) -> None:
@@ -177,25 +160,23 @@ class Destination:
         Raises
         ------
         OSError
-            When something cannot be written.
-        InvalidNameError
-            When a symbolic link stands where a folder belongs.
+            When something cannot be written, as where a symbolic link stands in the place of a folder.
         """
         self._make_staging()
-        for path in self.record.folders:
-            self._make_folder(self.folder / path)
+        with self._staging.folders() as folders:
+            for path in self.record.folders:
+                folders.make(self._prefix + path)
         for path in self.record.empty_files:
-            self._make_folder((self.folder / path).parent)
             write_file(b"", self.folder / path, self._staging, exclusive=False)
         # Another run may have been stopped when it had named a file and not made the name durable.
-        for path in ("", *self.record.folders):
+        for path in self.record.folders:
             sync_folder(self._prefix + path)
+        sync_upwards(self.folder)
         write_file(self.record.dump(), self.record_file, self._staging, exclusive=False)
         self.tidy()
 
     def _make_staging(self) -> None:
-        for folder in self._make_folder(self._staging.folder):
-            sync_folder(folder)
+        self._staging.make()
         if self._twins and self._staging.folder.with_name(".PARTIAL").exists():
             one, other = map(printable, self._twins)
             raise RecordError(
@@ -205,8 +186,7 @@ class Destination:
 
     def tidy(self) -> None:
         """Remove what interrupted runs left, unless another run is using it."""
-        if not any(map(os.path.islink, (self._staging.folder, self._staging.folder.parent))):
-            self._staging.clear()
+        self._staging.clear()
 
 
 def fetch_file(

@@ -19,8 +19,12 @@ from .errors import RecordError, printable
 # No real document comes near these; what is larger is an attack or an accident.
 MAX_DOCUMENT_BYTES = 2**30
 _MAX_DEPTH = 200
+# Folders of a release may be nested more deeply than any real YAML is.
+_MAX_JSON_DEPTH = 400
 # How many nodes any document may have; a larger one has two characters a node at least, unless aliases multiply it.
 _FREE_NODES = 10_000
+# YAML takes a hundred times the time and memory of JSON. This is a release of the earlier tool with 200,000 files.
+_MOST_YAML_NODES = 3_000_000
 _LONGEST_NUMBER = 1000
 # A YAML reader looks for the colon behind a key within 1024 characters (YAML 1.1, section 7.4.2).
 _LONGEST_KEY = 1000
@@ -138,13 +142,37 @@ def load_mapping(data: bytes, where: str) -> Any:
     try:
         text = data.decode("utf-8-sig")
         try:
-            return json.loads(text)
+            return load_json(text)
         except ValueError:
             _look_at_yaml(text)
             return yaml.load(text, Loader=_YAML_LOADER)  # noqa: S506  it is the safe loader
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         reason = printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
         raise RecordError(f"{printable(where)}: neither JSON nor YAML ({reason}).") from None
+
+
+def load_json(data: str | bytes | bytearray) -> Any:
+    """Read JSON that is not nested more deeply than what reads it can go down.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        When it is not JSON, or nested too deeply.
+    """
+    value = json.loads(data)
+    check_depth(value)
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raise RecursionError for a value that :func:`load_json` would not give, because it is nested too deeply."""
+    level = [value]
+    for _ in range(_MAX_JSON_DEPTH):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list)))
+        level = [one for several in inner for one in several if isinstance(one, (dict, list))]
+        if not level:
+            return
+    raise RecursionError("nested too deeply")
 
 
 def _look_at_yaml(text: str) -> None:
@@ -168,7 +196,12 @@ def _look_at_yaml(text: str) -> None:
             count += 1
             if event.anchor:
                 sizes[event.anchor] = 1
-            if event.implicit[0] and len(event.value) > _LONGEST_NUMBER and re.match(r"[-+.\d]", event.value):
+            if len(event.value) > _LONGEST_NUMBER and _may_be_number(event):
                 raise ValueError("a number of too many digits")
-        if len(open_nodes) > _MAX_DEPTH or count > _FREE_NODES + len(text):
+        if len(open_nodes) > _MAX_DEPTH or count > min(_FREE_NODES + len(text), _MOST_YAML_NODES):
             raise ValueError("nested too deeply, or too large when its aliases are followed")
+
+
+def _may_be_number(event: yaml.ScalarEvent) -> bool:
+    tag = event.tag or ""
+    return bool(event.implicit[0] and re.match(r"[-+.\d]", event.value)) or tag.endswith((":int", ":float"))

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from .locks import locks_for
+from .folders import Folders
+from .locks import BlobLocks, locks_for
 
 
 class Staging:
@@ -17,10 +18,14 @@ class Staging:
     ----------
     folder : Path
         Made when it is needed, removed by :meth:`clear`.
+    anchor : Path, optional
+        The folder that both it and the final names are in, by default its parent. Nothing is written through a symbolic
+        link below the anchor.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, anchor: Path | None = None) -> None:
         self.folder = folder
+        self._anchor = folder.parent if anchor is None else anchor
         self._prefix = os.path.join(folder, "")
 
     def part(self, digest: str) -> str:
@@ -31,22 +36,36 @@ class Staging:
         """Return the path of the part that becomes one of several targets of a blob."""
         return self.part(f"{digest}.{number}" if number else digest)
 
+    def folders(self) -> Folders:
+        """Return the folders below the anchor, as a context."""
+        return Folders(self._anchor)
+
+    @property
+    def locks(self) -> BlobLocks:
+        """The locks on what is written here."""
+        return locks_for(self.folder, self._anchor)
+
     def make(self) -> None:
         """Make the folder, and its parents durable."""
-        for folder in make_folders(self.folder):
-            sync_folder(folder)
+        with self.folders() as folders:
+            for folder in folders.make(self.folder):
+                sync_folder(folder)
 
     def clear(self) -> None:
         """Remove the folder with all that interrupted runs left in it, unless another run is using it."""
         if not self.folder.is_dir():
             return
-        with contextlib.suppress(OSError):
-            locks_for(self.folder).remove_unless_used(self._remove_parts)
-            self.folder.rmdir()
+        with contextlib.suppress(OSError), self.folders() as folders:
+            # A run that was killed may have named what it wrote last, and not made the name durable.
+            sync_folder(self.folder.parent)
+            self.locks.remove_unless_used(lambda: self._remove_parts(folders))
+            folders.rmdir(self.folder)
 
-    def _remove_parts(self) -> None:
-        for part in self.folder.glob("*.part"):
-            part.unlink(missing_ok=True)
+    def _remove_parts(self, folders: Folders) -> None:
+        for name in folders.names(self.folder):
+            if name.endswith(".part"):
+                with contextlib.suppress(FileNotFoundError):
+                    folders.unlink(self._prefix + name)
 
 
 def sync(fd: int) -> None:
@@ -63,7 +82,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Return when the names in a folder are on the disk; does nothing where the file system has no way to do that."""
     if sys.platform == "win32":
         return
-    fd = os.open(folder, os.O_RDONLY)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
     except OSError as error:
@@ -73,18 +92,52 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         os.close(fd)
 
 
-def make_folders(folder: Path) -> list[Path]:
-    """Make a folder and its parents, and return the folders that got a new name in them."""
+def sync_upwards(folder: Path) -> None:
+    """Return when the names in a folder, and its own and those of its parents, are on the disk, whoever made them.
+
+    A run that was killed may have made a folder, and not its name durable. Folders that cannot be opened were not made
+    by runs of this user.
+    """
+    sync_folder(folder)
+    device = os.stat(folder).st_dev
+    for parent in folder.parents:
+        with contextlib.suppress(PermissionError):
+            if os.stat(parent).st_dev != device:
+                return
+            sync_folder(parent)
+
+
+def is_taken(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a name stands for anything; where that cannot be seen, this is an error and not an answer."""
     try:
-        folder.mkdir()
-    except FileExistsError:
-        return []
+        os.lstat(path)
     except FileNotFoundError:
-        made = make_folders(folder.parent)
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-        return [*made, folder.parent]
-    return [folder.parent]
+        return False
+    return True
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder and its parents, where they are not there, for this user only."""
+    try:
+        folder.mkdir(0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_private_folder(folder.parent)
+        folder.mkdir(0o700, exist_ok=True)
+
+
+def open_private(file: str | os.PathLike[str], flags: int) -> int:
+    """Open a file, as the `opener` of :func:`open`; one that is made is for this user only."""
+    return os.open(file, flags, 0o600)
+
+
+def make_private_file(file: Path) -> None:
+    """Make an empty file and its folder, where they are not there, for this user only."""
+    make_private_folder(file.parent)
+    if not file.exists():
+        with open(file, "ab", opener=open_private):
+            pass
 
 
 def write_file(data: bytes, target: Path, staging: Staging, *, exclusive: bool) -> None:
@@ -109,35 +162,41 @@ def write_file(data: bytes, target: Path, staging: Staging, *, exclusive: bool) 
         When it cannot be written.
     """
     staging.make()
-    locks = locks_for(staging.folder)
+    locks = staging.locks
     key = hashlib.sha1(os.fsencode(target), usedforsecurity=False).hexdigest()
     locks.wait(key, target.name, lambda: None)
     part = staging.part(key)
     try:
-        with open(part, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            sync(stream.fileno())
-        made = make_folders(target.parent)
-        if exclusive:
-            _name_exclusively(part, target)
-        else:
-            os.replace(part, target)
-        for folder in (target.parent, *made):
-            sync_folder(folder)
+        with staging.folders() as folders:
+            try:
+                # Not what a killed run left: that may have a second name by now, that of what it published.
+                with open(folders.open_own(part), "wb") as stream:
+                    stream.truncate()
+                    stream.write(data)
+                    stream.flush()
+                    sync(stream.fileno())
+                made = folders.make(target.parent)
+                if exclusive:
+                    _name_exclusively(part, target, folders)
+                else:
+                    folders.replace(part, target)
+                for folder in (str(target.parent), *made):
+                    sync_folder(folder)
+            finally:
+                with contextlib.suppress(OSError):
+                    folders.unlink(part)
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
         locks.release([key])
 
 
-def _name_exclusively(part: str, target: Path) -> None:
+def _name_exclusively(part: str, target: Path, folders: Folders) -> None:
     try:
-        os.link(part, target)
+        folders.link(part, target)
     except FileExistsError:
         raise
     except OSError:
         # No hard links here (FAT, many network drives): the lock that the caller holds keeps other runs away.
-        if os.path.lexists(target):
+        with contextlib.suppress(FileNotFoundError):
+            folders.status(target)
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        os.rename(part, target)
+        folders.replace(part, target)

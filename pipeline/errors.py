@@ -8,6 +8,8 @@ import errno
 import os
 from collections.abc import Sequence
 
+from .hiding import without_secrets
+
 
 class PipelineError(Exception):
     """Base of all errors that have an explanation for the user.
@@ -124,13 +126,17 @@ class BlobsFailedError(PipelineError):
         super().__init__("\n".join(f"{_some(paths)}: {reason}" for reason, paths in by_reason.items()))
 
 
+# Longer than any path; what is longer is meant to fill a screen or a disk.
+_LONGEST_END = 5_000
+
+
 def _some(paths: list[str], shown: int = 3) -> str:
     names = ", ".join(printable(path) for path in paths[:shown])
     return names if len(paths) <= shown else f"{names} and {len(paths) - shown} more"
 
 
 def printable(text: object) -> str:
-    r"""Return text that is safe to show on one line of a terminal or a log.
+    r"""Return text that is safe to show on one line of a terminal or a log, without secrets; of a long one, its ends.
 
     Examples
     --------
@@ -139,7 +145,10 @@ def printable(text: object) -> str:
     >>> print(printable("Größe µ.csv"))
     Größe µ.csv
     """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    shown = without_secrets(str(text))
+    if len(shown) > 2 * _LONGEST_END:
+        shown = f"{shown[:_LONGEST_END]} ... {shown[-_LONGEST_END:]}"
+    return shown if shown.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
 
 
 _ADVICE = {
@@ -154,6 +163,7 @@ _ADVICE = {
     errno.EISDIR: "a folder stands where a file belongs; move it away and run the same command again",
     errno.ENOTDIR: "a file stands where a folder belongs; move it away and run the same command again",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n) and run the same command again",
+    errno.ELOOP: "it is a symbolic link, and nothing is written through it; remove it and run the same command again",
     errno.ESTALE: "the network drive lost the file; run the same command again",
 }
 

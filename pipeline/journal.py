@@ -13,6 +13,8 @@ from datetime import date
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
+from .durable import make_private_file
+
 T = TypeVar("T")
 
 # So far the clocks of machines that share a journal may differ.
@@ -27,6 +29,10 @@ class Seen(NamedTuple):
 
 
 NEVER = Seen("", 0.0)
+# Nights that were missed are made up for within this time.
+_RESULT_DAYS = 30
+# A blob that was not read for so long is due first of all anyway.
+_MOST_DAYS = 1100
 
 
 class AuditJournal:
@@ -46,6 +52,7 @@ class AuditJournal:
         self._file = file
         self._memory: sqlite3.Connection | None = None
         self._is_prepared = False
+        self._noted: dict[tuple[str, date, str], dict[str, int]] = {}
 
     @classmethod
     def at(cls, file: Path) -> "AuditJournal":
@@ -100,22 +107,43 @@ class AuditJournal:
                 return {str(name): int(count) for name, count in json.loads(counts).items()}
             return None
 
-        return self._use(read)
+        found = self._use(read)
+        # What this process did it knows also when the file cannot be read any more.
+        return self._noted.get((place, night, options)) if found is None and self._file is None else found
 
     def note(self, place: str, night: date, options: str, counts: Mapping[str, int]) -> None:
         """Remember what an audit counted."""
+        self._noted[place, night, options] = dict(counts)
         row = (place, night.isoformat(), options, json.dumps(dict(counts)))
         self._use(lambda connection: connection.execute("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?)", row))
 
-    def forget_before(self, places: Iterable[str], night: date) -> None:
-        """Forget the results of earlier nights in some places."""
-        rows = [(place, night.isoformat()) for place in places]
-        self._use(lambda connection: connection.executemany("DELETE FROM finished WHERE place = ? AND night < ?", rows))
+    def forget(self, place: str, night: date) -> None:
+        """Forget the results of all that is in a place, of earlier nights that are finished or a month ago.
+
+        Of nights that are years ago everything is forgotten: places that are gone do not fill the journal for ever.
+        """
+        self._noted = {key: counts for key, counts in self._noted.items() if key[1] >= night}
+        month_ago, years_ago = (
+            date.fromordinal(max(1, night.toordinal() - days)).isoformat() for days in (_RESULT_DAYS, _MOST_DAYS)
+        )
+        within = (f"{place}\n", f"{place}\v", night.isoformat(), month_ago, place)
+
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "DELETE FROM finished WHERE place > ? AND place < ? AND night < ? AND (night < ? OR night IN "
+                "(SELECT night FROM finished WHERE place = ?))",
+                within,
+            )
+            connection.execute("DELETE FROM finished WHERE night < ?", (years_ago,))
+            connection.execute("DELETE FROM turns WHERE night < ?", (years_ago,))
+            connection.execute("DELETE FROM blobs WHERE night < ? AND at >= 0", (years_ago,))
+
+        self._use(delete)
 
     def _use(self, function: Callable[[sqlite3.Connection], T]) -> T | None:
         if self._file is not None:
             try:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
+                make_private_file(self._file)  # it names what is not published yet
                 with contextlib.closing(sqlite3.connect(self._file, timeout=10)) as connection, connection:
                     if not self._is_prepared:
                         _prepare(connection)
@@ -124,7 +152,7 @@ class AuditJournal:
                     return function(connection)
             except (sqlite3.OperationalError, OSError):
                 self._file = None
-            except (sqlite3.DatabaseError, ValueError, TypeError, AttributeError):
+            except (sqlite3.DatabaseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
                 with contextlib.suppress(OSError):
                     self._file.unlink()
                 self._is_prepared = False

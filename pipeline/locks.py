@@ -4,21 +4,26 @@ Every blob owns one byte of a lock file, far beyond its end. The operating syste
 dies, also over NFS and SMB, so nothing is ever left locked (POSIX.1 ``fcntl`` record locks; ``LockFile`` on Windows).
 """
 
+import contextlib
 import errno
 import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .errors import printable
+from .folders import Folders
 
 log = logging.getLogger("pipeline")
 
 _EVERYTHING = 0
+_TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _POLL_SECONDS = 0.1
+_ATTEMPTS = 1000
 
 if sys.platform == "win32":
     import msvcrt
@@ -48,10 +53,13 @@ class BlobLocks:
     ----------
     file : Path
         The lock file. It is made when the first lock is taken.
+    anchor : Path
+        A folder that it is in, below which no symbolic link is followed.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, anchor: Path) -> None:
         self._file = file
+        self._anchor = anchor
         self._fd = -1
         self._held: set[int] = set()
         self._changed = threading.Condition()
@@ -63,15 +71,20 @@ class BlobLocks:
         Raises
         ------
         OSError
-            When the lock file cannot be made.
+            When the lock file cannot be made, or nothing can be locked.
         """
         wanted = list(digests)
         with self._changed:
             while True:
                 self._open()
-                taken = {digest: offset for digest in wanted if self._take(offset := _offset(digest))}
-                if self._is_current():
-                    return set(taken)
+                taken: dict[str, int] = {}
+                try:
+                    taken.update((digest, offset) for digest in wanted if self._take(offset := _offset(digest)))
+                    if self._is_current():
+                        return set(taken)
+                except OSError:
+                    self._drop(taken.values())
+                    raise
                 self._drop(taken.values())
                 self._close()
 
@@ -93,13 +106,16 @@ class BlobLocks:
             When the lock file cannot be made.
         """
         said = False
-        while not self.acquire([digest]):
-            if not said:
-                log.info("%s: another run is writing this; waiting for it.", printable(name))
-                said = True
-            with self._changed:
-                self._changed.wait(_POLL_SECONDS)
-            tick()
+        try:
+            while not self.acquire([digest]):
+                if not said:
+                    log.info("%s: another run is writing this; waiting for it.", printable(name))
+                    said = True
+                with self._changed:
+                    self._changed.wait(_POLL_SECONDS)
+                tick()
+        finally:
+            self.release([])
 
     def release(self, digests: Iterable[str]) -> None:
         """Give up locks."""
@@ -122,7 +138,8 @@ class BlobLocks:
                 and_then()
                 if sys.platform == "win32":
                     self._close()
-                self._file.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError), Folders(self._anchor) as folders:
+                    folders.unlink(self._file)
             self._close()
 
     def _take(self, offset: int) -> bool:
@@ -132,8 +149,10 @@ class BlobLocks:
             try:
                 _lock(self._fd, offset, 1)
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno in _TAKEN:
                     return False
+                if error.errno not in _UNSUPPORTED:
+                    raise
                 self._supported = False
                 log.warning("%s: this file system has no locks; do not run two at once here.", self._file.parent)
         self._held.add(offset)
@@ -144,22 +163,26 @@ class BlobLocks:
             if offset in self._held:
                 self._held.remove(offset)
                 if self._supported:
-                    _unlock(self._fd, offset, 1)
+                    with contextlib.suppress(OSError):  # the system does it when the process ends
+                        _unlock(self._fd, offset, 1)
+        if not self._held:
+            self._close()  # or a program that runs for long would keep a file open for every folder
 
     def _open(self) -> None:
-        while self._fd < 0:
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        for attempt in range(_ATTEMPTS if self._fd < 0 else 0):
             try:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                self._fd = os.open(self._file, flags, 0o666)
-            except (FileNotFoundError, FileExistsError):
-                # Another run that had finished removed the folder in between, unless something else stands there.
-                if os.path.lexists(self._file.parent) and not self._file.parent.is_dir():
+                with Folders(self._anchor) as folders:
+                    folders.make(self._file.parent)
+                    self._fd = folders.open_shared(self._file)
+                    return
+            except FileNotFoundError:
+                # Another run that had finished removed the folder in between.
+                if attempt == _ATTEMPTS - 1:
                     raise
 
     def _is_current(self) -> bool:
         try:
-            there = os.stat(self._file)
+            there = os.lstat(self._file)
         except FileNotFoundError:
             return False
         return os.path.samestat(there, os.fstat(self._fd))
@@ -174,18 +197,19 @@ def _offset(digest: str) -> int:
     return 1 + int(digest[:12], 16)
 
 
-_of_process: dict[tuple[int, Path], BlobLocks] = {}
+_of_process: weakref.WeakValueDictionary[tuple[int, Path], BlobLocks] = weakref.WeakValueDictionary()
 _guard = threading.Lock()
 
 
-def locks_for(folder: Path) -> BlobLocks:
-    """Return the locks of `folder`.
+def locks_for(folder: Path, anchor: Path | None = None) -> BlobLocks:
+    """Return the locks of `folder`, which is below `anchor`, by default its parent.
 
     There is one object per process and folder, because POSIX drops all of a process's locks on a file as soon as the
     process closes any descriptor of it.
     """
     key = (os.getpid(), Path(os.path.realpath(folder)))
     with _guard:
-        if key not in _of_process:
-            _of_process[key] = BlobLocks(key[1] / "lock")
-        return _of_process[key]
+        locks = _of_process.get(key)
+        if locks is None:
+            locks = _of_process[key] = BlobLocks(folder / "lock", folder.parent if anchor is None else anchor)
+        return locks

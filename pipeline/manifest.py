@@ -17,11 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .errors import ManifestError, RecordError
+from .documents import load_json
+from .durable import make_private_folder, open_private
+from .errors import ManifestError, RecordError, printable
 from .names import check_component
 from .release import ReleaseRecord
 
-_KEPT_SECONDS = 30 * 24 * 3600
+_DAY_SECONDS = 24 * 3600
+_KEPT_SECONDS = 30 * _DAY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,12 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`, for workers in other processes; where it cannot be, they are not served."""
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)  # what is not published yet is named in it
             if not (folder / self.digest).exists():
-                _remove_forgotten(folder)
+                _remove_forgotten(folder, int(time.time() // _DAY_SECONDS))
                 part = folder / f"{self.digest}.{os.getpid()}"
-                part.write_bytes(self._data)
+                with open(part, "wb", opener=open_private) as stream:
+                    stream.write(self._data)
                 part.replace(folder / self.digest)
         # Of a large release it takes a lot of memory, and it can be made again.
         self.__dict__.pop("_data", None)
@@ -93,20 +97,20 @@ class Manifest:
             data = (folder / check_component(digest, "manifests")).read_bytes()
             if hashlib.sha1(data, usedforsecurity=False).hexdigest() != digest:
                 raise ValueError
-            content: dict[str, Any] = json.loads(data)
+            content: dict[str, Any] = load_json(data)
             return cls(**{**content, "record": ReleaseRecord(content["record"])})
-        except (OSError, ValueError, TypeError, KeyError, RecordError):
+        except (OSError, ValueError, TypeError, KeyError, RecordError, RecursionError):
             raise ManifestError(
-                f"The manifest {digest[:50]} is not known here; run PublishRelease, FetchRelease or MirrorRelease, not "
-                "its parts."
+                f"The manifest {printable(digest[:50])} is not known here; run PublishRelease, FetchRelease or "
+                "MirrorRelease, not its parts."
             ) from None
 
 
-@functools.cache
-def _remove_forgotten(folder: Path) -> None:
-    """Remove the manifests of runs that were given up; once in a process, which may mirror very many releases."""
+@functools.lru_cache(maxsize=1)
+def _remove_forgotten(folder: Path, day: int) -> None:
+    """Remove the manifests of runs that were given up; once in a `day`, for one run may mirror very many releases."""
     for file in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a run that ends just now removes its own
+        with contextlib.suppress(OSError):  # another run may remove it just now
             if file.stat().st_mtime < time.time() - _KEPT_SECONDS:
                 file.unlink()
 
@@ -146,6 +150,6 @@ def parse_ranges(text: str, count: int) -> list[int]:
         match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", item, re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not first <= last < count or (numbers and first <= numbers[-1]):
-            raise ManifestError(f"'{text[:50]}' does not name blobs of a manifest of {count}.")
+            raise ManifestError(f"'{printable(text[:50])}' does not name blobs of a manifest of {count}.")
         numbers.extend(range(first, last + 1))
     return numbers

@@ -1,8 +1,9 @@
 """Gitignore's patterns (gitignore(5)), matched as git does: on the bytes of one path, its folders asked before it."""
 
+import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 _POSIX_CLASSES = {
@@ -20,6 +21,7 @@ _POSIX_CLASSES = {
     b"xdigit": rb"0-9A-Fa-f",
 }
 _NOTHING = rb"(?!)"
+_STAR = rb"[^/]*"
 
 
 class _Pattern(NamedTuple):
@@ -84,31 +86,62 @@ def _without_trailing_spaces(line: bytes) -> bytes:
 
 
 def _translate(glob: bytes) -> bytes:
-    """Return the regular expression of a glob, as git's wildmatch() reads it."""
-    regex, place = b"", 0
+    """Return the regular expression of a glob, as git's wildmatch() reads it.
+
+    What stands between two stars is right where it is found first. So no pattern, however many stars it has, makes it
+    try one way after the other.
+    """
+    rows: list[list[bytes]] = [[]]
+    place = 0
     while place < len(glob):
         char = glob[place : place + 1]
         if char == b"*":
             stars = len(glob) - len(glob[place:].lstrip(b"*"))
             alone = glob[place - 1 : place] in (b"", b"/") and glob[stars : stars + 1] in (b"", b"/")
             if stars - place == 1 or not alone:
-                regex += rb"[^/]*"
+                rows[-1].append(_STAR)
             elif stars == len(glob):
-                regex += rb".*"
+                rows[-1].append(rb".*")
             else:
-                regex, stars = regex + rb"(?:.*/)?", stars + 1
+                stars += 1
+                rows.append([])
             place = stars
         elif char == b"[":
             members, place = _translate_class(glob, place + 1)
-            regex += members
+            rows[-1].append(members)
         elif char == b"?":
-            regex, place = regex + rb"[^/]", place + 1
+            rows[-1].append(rb"[^/]")
+            place += 1
         else:
             if char == b"\\":
                 place += 1
-            regex += re.escape(glob[place : place + 1]) or _NOTHING
+            rows[-1].append(re.escape(glob[place : place + 1]) or _NOTHING)
             place += 1
-    return regex
+    numbers = itertools.count()
+    first, *others = (_join(row, numbers) for row in rows)
+    if not others:
+        return first
+    between = [_once(rb"(?:.*?/)??" + row, numbers) for row in others[:-1]]
+    return b"".join((first, *between, rb"(?:.*/)?", others[-1]))
+
+
+def _join(row: list[bytes], numbers: Iterator[int]) -> bytes:
+    """Return the regular expression of what stands between two ``**/``."""
+    regex, piece = b"", b""
+    for part in row:
+        if part == _STAR:
+            found = piece.startswith(_STAR)
+            regex += _once(rb"[^/]*?" + piece.removeprefix(_STAR), numbers) if found else piece
+            piece = part
+        else:
+            piece += part
+    return regex + piece
+
+
+def _once(regex: bytes, numbers: Iterator[int]) -> bytes:
+    """Let a regular expression match where it does first and nowhere else; from Python 3.11 on, that is ``(?>...)``."""
+    number = next(numbers)
+    return rb"(?=(?P<part%d>" % number + regex + rb"))(?P=part%d)" % number
 
 
 def _translate_class(glob: bytes, place: int) -> tuple[bytes, int]:

@@ -23,6 +23,7 @@ _NEVER = frozenset((".git", ".rme", ".partial"))
 _ARCHIVE_MARKER = ".rmearchive"
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 _MOST_PROBLEMS = 10
+_LARGEST_RULES = 2**20
 # Links to folders that hold links to folders multiply what is found.
 _MOST_FOLDER_LINKS = 1000
 
@@ -139,7 +140,13 @@ class _Scanner:
 
     def _lines(self, folder: str, name: str) -> list[str]:
         path = self.found.directory / folder / name
-        return path.read_text("utf-8-sig", "surrogateescape").split("\n") if path.is_file() else []
+        if not path.is_file():
+            return []
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            text = file.read(_LARGEST_RULES + 1)
+        if len(text) > _LARGEST_RULES:
+            raise ProjectError(f"{printable(folder + name)} is larger than {_LARGEST_RULES} characters; shorten it.")
+        return text.split("\n")
 
     def _visit(
         self, path: str, entry: os.DirEntry[str], rules: Rules, ignored: bool, ancestors: tuple[str, ...]

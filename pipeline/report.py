@@ -243,7 +243,7 @@ class Report:
         self._save_at = 0.0
         self._warned = False
         self._process = os.getpid()
-        atexit.register(self._close_at_exit)
+        atexit.register(self.close_at_exit)
 
     @property
     def has_failed(self) -> bool:
@@ -302,12 +302,13 @@ class Report:
         self.refresh()
         unchanged = all(release.state == UNCHANGED for release in self.releases)
         self.state = FAILED if self.has_failed else state or (UNCHANGED if unchanged else DONE)
-        atexit.unregister(self._close_at_exit)
+        atexit.unregister(self.close_at_exit)
         self._nights = None  # earlier nights may have been made up for meanwhile
         self.save()
         self._staging.clear()
 
-    def _close_at_exit(self) -> None:
+    def close_at_exit(self) -> None:
+        """Close the report of a run that has ended before it did."""
         if os.getpid() == self._process and self._adopt() == RUNNING:
             self.settle()
             self.close(INTERRUPTED)
@@ -317,12 +318,15 @@ class Report:
         written = self._read_same_work(self._file(self._name, "json")) if self._name else None
         if written is None:
             return RUNNING
-        told = {(told["title"], told["version"]): told["failures"] for told in written["releases"]}
-        for release in self.releases:
-            for failure in told.get((release.title, release.version), []):
-                if (failure["path"], failure["reason"]) not in release.failures:
-                    release.fail(failure["path"], failure["reason"])
-        return str(written["state"])
+        # Somebody else may have changed the file.
+        with contextlib.suppress(LookupError, TypeError, AttributeError):
+            told = {(told["title"], told["version"]): told["failures"] for told in written["releases"]}
+            for release in self.releases:
+                for failure in told.get((release.title, release.version), []):
+                    if (failure["path"], failure["reason"]) not in release.failures:
+                        release.fail(failure["path"], failure["reason"])
+            return str(written["state"])
+        return RUNNING
 
     def content(self) -> dict[str, Any]:
         """Return what the JSON has."""

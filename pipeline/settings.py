@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import luigi
 import luigi.configuration
 import platformdirs
+from luigi.configuration.cfg_parser import InterpolationMissingEnvvarError
 
 from .errors import SettingsError, printable
 
@@ -196,4 +197,9 @@ def read_aliases() -> dict[str, str]:
 
 def _unreadable(alias: str, error: configparser.Error) -> SettingsError:
     said = printable(" ".join(str(error).split()).rstrip("."))
+    # The rest of such an error repeats the value, which may hold a password.
+    if isinstance(error, InterpolationMissingEnvvarError):
+        said = said.split(". Section ")[0]
+    elif isinstance(error, configparser.InterpolationError):
+        said = "a % must be doubled"
     return SettingsError(f"[archives] {printable(alias)} in luigi.cfg cannot be read: {said}; correct it.")

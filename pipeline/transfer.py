@@ -5,21 +5,22 @@ is made durable in one wave of fsync, then the parts get their final names, then
 final name always holds bytes with the right digest, also after a power failure.
 """
 
+import contextlib
 import io
 import itertools
 import os
+import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from .checksums import CHUNK, Stream, algorithm, new_hash, open_regular, read_chunks
-from .durable import Staging, make_folders, sync, sync_folder
+from .durable import Staging, sync, sync_folder
 from .errors import BlobDamagedError, BlobError
-from .locks import locks_for
+from .folders import Folders, most_open_files
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -112,7 +113,6 @@ def move_blobs(
     *,
     threads: int,
     meter: Meter,
-    make_folder: Callable[[Path], Iterable[Path]] | None = None,
     chunk: int = CHUNK,
 ) -> dict[str, Exception]:
     """Move blobs to their final names, many at a time. One that fails does not stop the others.
@@ -127,8 +127,6 @@ def move_blobs(
         How many blobs move at the same time.
     meter : Meter
         Is told how it goes.
-    make_folder : callable, optional
-        Makes the folder of a target and returns the folders that must be made durable; by default :func:`make_folders`.
     chunk : int, optional
         Bytes that a thread holds in memory.
 
@@ -140,7 +138,7 @@ def move_blobs(
     # Two pools, because each learns how many threads help: those that make durable wait more than those that write.
     hashers = ThreadPoolExecutor(threads, "pipeline-hash")
     with hashers, Workers(threads, meter.tick) as workers, Workers(threads, meter.tick) as syncers:
-        mover = _Mover(staging, workers, syncers, hashers, meter, make_folder or make_folders, chunk)
+        mover = _Mover(staging, workers, syncers, hashers, meter, chunk)
         for group in _groups(moves):
             mover.move(group)
         mover.finish()
@@ -148,7 +146,8 @@ def move_blobs(
 
 
 def _groups(moves: Sequence[Move]) -> Iterator[list[Move]]:
-    most = _most_open_files()
+    # They are open until they are durable.
+    most = most_open_files(_GROUP_FILES, share=2)
     group: list[Move] = []
     files = nbytes = 0
     for move in moves:
@@ -160,15 +159,6 @@ def _groups(moves: Sequence[Move]) -> Iterator[list[Move]]:
         nbytes += move.size
     if group:
         yield group
-
-
-def _most_open_files() -> int:
-    """Return how many files a group may have: they are open until they are durable."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return _GROUP_FILES
-    return max(1, min(_GROUP_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
 
 
 class _Mover:
@@ -189,7 +179,6 @@ class _Mover:
         syncers: Workers,
         hashers: ThreadPoolExecutor,
         meter: Meter,
-        make_folder: Callable[[Path], Iterable[Path]],
         chunk: int,
     ) -> None:
         self.failures: dict[str, Exception] = {}
@@ -198,9 +187,7 @@ class _Mover:
         self._syncers = syncers
         self._hashers = hashers
         self._meter = meter
-        self._make_folder = make_folder
         self._chunk = chunk
-        self._made: set[str] = set()
         self._named: list[Move] = []
         self._changed: dict[str, list[Move]] = {}
         self._synced_at = time.monotonic()
@@ -209,7 +196,7 @@ class _Mover:
         """Move a group: first what nobody else is moving, then, one wait at a time, the rest."""
         try:
             self._staging.make()
-            locks = locks_for(self._staging.folder)
+            locks = self._staging.locks
             mine = locks.acquire(move.digest for move in group)
         except OSError as error:
             for move in group:
@@ -245,6 +232,17 @@ class _Mover:
         self._meter.finished(move.name, 0, error, False)
 
     def _move_locked(self, moves: list[Move]) -> None:
+        with self._staging.folders() as folders:
+            try:
+                # Before other threads use it.
+                folders.make(self._staging.folder)
+            except OSError as error:
+                for move in moves:
+                    self._fail(move, error)
+            else:
+                self._move_through(moves, folders)
+
+    def _move_through(self, moves: list[Move], folders: Folders) -> None:
         parts: dict[Move, list[int]] = {}
 
         def receive(move: Move) -> None:
@@ -253,10 +251,11 @@ class _Mover:
                 return
             self._meter.started(move.name, move.size)
             part = self._staging.part(move.digest)
-            opened = parts[move] = [self._receive(move, part)]
+            opened = parts[move] = [self._receive(move, part, folders)]
             for number in range(1, len(move.targets)):
                 twin = replace(move, source=lambda offset: file_source(part, offset))
-                opened.append(self._receive(twin, self._staging.part_of_target(move.digest, number), counted=False))
+                copy = self._staging.part_of_target(move.digest, number)
+                opened.append(self._receive(twin, copy, folders, counted=False))
 
         def make_durable(move: Move) -> None:
             for fd in parts[move]:
@@ -271,7 +270,7 @@ class _Mover:
         for move in parts:
             if move not in failures:
                 try:
-                    self._name(move)
+                    self._name(move, folders)
                 except Exception as error:
                     failures[move] = error
         for move in failures:
@@ -279,28 +278,21 @@ class _Mover:
         if time.monotonic() - self._synced_at > _LONGEST_UNSYNCED_SECONDS:
             self.finish()
 
-    def _name(self, move: Move) -> None:
+    def _name(self, move: Move, folders: Folders) -> None:
         move.before_naming()
         for number, target in enumerate(move.targets):
             folder = os.path.dirname(target)
-            for changed in (*self._make(folder), folder):
+            for changed in (*folders.make(folder), folder):
                 self._changed.setdefault(changed, []).append(move)
-            os.replace(self._staging.part_of_target(move.digest, number), target)
+            folders.replace(self._staging.part_of_target(move.digest, number), target)
         self._named.append(move)
 
-    def _make(self, folder: str) -> list[str]:
-        if folder in self._made:
-            return []
-        made = [str(parent) for parent in self._make_folder(Path(folder))]
-        self._made.add(folder)
-        return made
-
-    def _receive(self, move: Move, part: str, counted: bool = True) -> int:
+    def _receive(self, move: Move, part: str, folders: Folders, counted: bool = True) -> int:
         """Write the bytes of a blob to its part, going on after what an interrupted run left; return it, open."""
         advanced = self._meter.advanced if counted else Silent().advanced
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        fd = os.open(part, flags, 0o666)
+        fd = folders.open_own(part)
         try:
+            _take_rights(fd)
             resumed = True
             while resumed:
                 digest = new_hash(algorithm(move.digest))
@@ -318,7 +310,7 @@ class _Mover:
             # Closed first: Windows removes no open file.
             os.close(fd)
             fd = -1
-            os.unlink(part)
+            folders.unlink(part)
             raise move.wrong()
         except BaseException:
             if fd >= 0:
@@ -358,6 +350,14 @@ class _Mover:
                     return  # a file that gives less than was asked for has no more
         if there < move.size:
             raise move.wrong()
+
+
+def _take_rights(fd: int) -> None:
+    """Let a part that lay there with other rights than those of plain data not hand them on to what it becomes."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if mode & ~0o666 and hasattr(os, "fchmod"):
+        with contextlib.suppress(OSError):  # some file systems have the same rights for everything
+            os.fchmod(fd, mode & 0o666)
 
 
 def _write(fd: int, data: bytes | memoryview) -> None:

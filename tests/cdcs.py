@@ -84,7 +84,7 @@ class Site:
 
 
 # Waits between attempts cost no time, and the patience with a silent site is short. There is no setting for either.
-_IMPATIENT = """
+IMPATIENT = """
 import pipeline.archives.cdcs.http as http
 http.Site.__init__.__kwdefaults__.update(sleep=lambda seconds: None, read_timeout=1.0, attempts=2)
 """
@@ -94,7 +94,7 @@ def make_impatient(workshop: Workshop) -> None:
     """Let the runs of a workshop give up a site soon that does not answer: two attempts, and no pause between them."""
     folder = workshop.folder / "custom"
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(_IMPATIENT)
+    (folder / "sitecustomize.py").write_text(IMPATIENT)
     workshop.environment["PYTHONPATH"] += f":{folder}"
     workshop.environment["PYTHONDONTWRITEBYTECODE"] = "1"
 

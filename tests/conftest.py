@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keyring
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from keyring.backends.null import Keyring
 
 from tests.support import Workshop
@@ -31,4 +31,6 @@ def workshop(tmp_path: Path) -> Workshop:
 # The same examples on every machine: what fails for one fails for all. A longer search is a matter of the profile.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
+# For whoever wants to know whether an example fails, and not which is the smallest.
+settings.register_profile("hasty", derandomize=True, deadline=None, phases=[Phase.explicit, Phase.generate])
 settings.load_profile("repeatable")

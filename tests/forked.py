@@ -9,8 +9,10 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Callable
 from typing import IO
 
+import keyring.core
 import luigi.cmdline
 from luigi.configuration.cfg_parser import LuigiConfigParser
 from luigi.setup_logging import InterfaceLogging
@@ -21,11 +23,18 @@ from tests.support import Outcome, Workshop
 
 
 class ForkedRun:
-    """A run that was forked, and what it writes."""
+    """A run that was forked, and what it writes.
 
-    def __init__(self, pid: int, output: IO[bytes]) -> None:
+    Attributes
+    ----------
+    pid : int
+        Of the process, and of its group.
+    """
+
+    def __init__(self, pid: int, output: IO[bytes], life: int) -> None:
         self.pid = pid
         self._output = output
+        self._life = life
 
     def signal(self, how: int) -> None:
         """Send it a signal."""
@@ -36,10 +45,11 @@ class ForkedRun:
         return os.pread(self._output.fileno(), 2**24, 0).decode("utf-8", "replace")
 
     def ends(self) -> Outcome:
-        """Wait for its end, and return how it ended."""
-        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        with self._output:
-            return Outcome(status, self.said())
+        """Return how it ended, when it and all processes that it left have ended."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        with self._output, open(self._life, "rb") as life:
+            life.read()
+            return Outcome(code, self.said())
 
     def close(self) -> None:
         """End it, unless it has ended and that was told."""
@@ -55,30 +65,36 @@ class ForkedWorkshop(Workshop):
         """Run a task to its end."""
         return self.run_with("", task, **options)
 
-    def run_with(self, trouble: str, task: str, **options: object) -> Outcome:
+    def run_with(self, trouble: "str | Callable[[], object]", task: str, **options: object) -> Outcome:
         """Run a task in a process in which `trouble`, some Python, is executed first."""
         return self.begin(trouble, task, **options).ends()
 
-    def begin(self, trouble: str, task: str, **options: object) -> "ForkedRun":
-        """Start a task in a process in which `trouble`, some Python, is executed first."""
+    def begin(self, trouble: "str | Callable[[], object]", task: str, **options: object) -> ForkedRun:
+        """Start a task in a process of its own, which leads a group of processes."""
         arguments = self.command(task, **options)[3:]
         output = tempfile.TemporaryFile()  # noqa: SIM115
+        life, death = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which all wait
             child = os.fork()
         if not child:
-            code = 120
             try:
+                os.setpgid(0, 0)
+                os.set_inheritable(death, True)
                 code = self._become_luigi(arguments, trouble, output.fileno())
             except BaseException:
                 traceback.print_exc()
+                code = 120
             finally:
                 with contextlib.suppress(OSError):
                     sys.stderr.flush()
                 os._exit(code)
-        return ForkedRun(child, output)
+        os.close(death)
+        with contextlib.suppress(OSError):  # whoever of the two is first
+            os.setpgid(child, child)
+        return ForkedRun(child, output, life)
 
-    def _become_luigi(self, arguments: list[str], trouble: str, output: int) -> int:
+    def _become_luigi(self, arguments: list[str], trouble: "str | Callable[[], object]", output: int) -> int:
         signal.alarm(120)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -92,11 +108,16 @@ class ForkedWorkshop(Workshop):
         os.environ.update(self.environment)
         os.chdir(self.folder)
         LuigiConfigParser._instance = None
+        if "LUIGI_CONFIG_PATH" in self.environment:
+            LuigiConfigParser._config_paths = [*LuigiConfigParser._config_paths, self.environment["LUIGI_CONFIG_PATH"]]
+        keyring.core._keyring_backend = None
         # It is a process of its own, which has not talked to the sites of other tests.
         pipeline.credentials._hosts.clear()
         pipeline.credentials._only_host.clear()
         pipeline.archives._sites.clear()
-        if trouble:
+        if callable(trouble):
+            trouble()
+        elif trouble:
             exec(trouble, {"pipeline": pipeline})
         try:
             luigi.cmdline.luigi_run(arguments)

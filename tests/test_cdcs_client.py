@@ -524,6 +524,24 @@ def test_an_upload_is_rewound_before_it_is_repeated() -> None:
         assert [b"content" in seen.body for seen in site.seen] == [True, True]
 
 
+def test_the_answer_to_another_question_is_not_taken_for_that_to_this_one() -> None:
+    def mixed_up(another: object, mine: object) -> FakeSite:
+        return FakeSite(in_turn(lambda v: v.reply(201, another), lambda v: v.reply(201, mine)))
+
+    blobs = [{"id": number, "filename": f"{number}.bin", "handle": f"/{number}/"} for number in (1, 2)]
+    with mixed_up(*blobs) as site:
+        assert _at(site).upload_blob("2.bin", io.BytesIO(b"content"), 7, lambda: None).id == 2
+        assert [b"content" in seen.body for seen in site.seen] == [True, True]
+    with mixed_up(*blobs) as site, pytest.raises(SiteUnavailableError, match="gave the answer to another question"):
+        _at(site).upload_blob("2.bin", io.BytesIO(b"content"), 7)
+    records = [{"id": number, "title": f"t{number}", "template": 1, "content": "{}"} for number in (1, 2)]
+    with mixed_up(*records) as site:
+        assert _at(site).create_data("t2", 1, 1, {}, lambda: None).id == 2
+    for answers, ask in ((blobs, CDCSClient.get_blob), (records, CDCSClient.get_data)):
+        with FakeSite(in_turn(*(lambda v, a=a: v.reply(200, a) for a in answers))) as site:  # type: ignore[misc]
+            assert ask(_at(site), 2).id == 2
+
+
 def test_an_expired_token_is_obtained_anew() -> None:
     tokens = iter(["first", "second"])
 
@@ -588,9 +606,16 @@ def test_credentials_are_not_sent_unencrypted_unless_that_is_allowed(host: str) 
     CDCSClient(host)
 
 
-@pytest.mark.parametrize(
-    "host", ["https://alice:pa55@example.org", "ftp://example.org", "https://", "https://a b", "https://h:99999"]
-)
+_NO_SITES = [
+    "https://alice:pa55@example.org",
+    "https://a:/pa55@b",
+    "https://a:#pa55@b",
+    "ftp://example.org",
+    "https://",
+]
+
+
+@pytest.mark.parametrize("host", [*_NO_SITES, "https://a b", "https://h:99999"])
 def test_an_address_that_is_no_site_is_refused_without_repeating_a_password(host: str) -> None:
     with pytest.raises(ArchiveError, match="is not an http or https address") as caught:
         CDCSClient(host)
@@ -688,6 +713,16 @@ def test_a_get_is_redirected_on_the_same_host_only_and_nobody_else_is_asked() ->
                 _read(client, "/private")
             assert len(site.seen) < 20
         assert elsewhere.seen == []
+
+
+@pytest.mark.parametrize("location", ["http://[::1/x", "/\xe4\xff", "http://\xe4\xff:x/", "//%%%:80:80/", "http:/\\x"])
+@pytest.mark.parametrize("status", [302, 308])
+def test_a_redirect_to_what_is_no_address_is_one_sentence(location: str, status: int) -> None:
+    with FakeSite(lambda v, s: v.reply(status, location=location)) as site:
+        with pytest.raises(ArchiveError, match=r"address|circles"):
+            _at(site).list_own_blobs()
+        with pytest.raises(ArchiveError, match="address"):
+            _at(site).create_data("t", 1, 1, {"name": "x"})
 
 
 def test_a_password_is_not_sent_on_when_the_token_address_redirects_elsewhere() -> None:

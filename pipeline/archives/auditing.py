@@ -165,6 +165,9 @@ class Auditor:
             meter.finished(blob.paths[0], 0, error, False)
         return {blob.digest: error for blob in blobs}
 
+    def tidy(self, title: str) -> None:
+        """Remove what an interrupted repair left."""
+
     def set_aside(self, title: str, name: str) -> None:
         """Take a damaged blob that no record names out of the way.
 

@@ -17,7 +17,7 @@ from typing import Any
 from ..checksums import CHUNK, hash_file, is_digest
 from ..destination import fetch_file
 from ..documents import read_document
-from ..durable import Staging, sync_folder, write_file
+from ..durable import Staging, is_taken, sync_folder, sync_upwards, write_file
 from ..errors import (
     ArchiveError,
     BlobDamagedError,
@@ -52,7 +52,7 @@ def create_archive(folder: str | Path) -> bool:
         return False
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
-    sync_folder(marker.parent)
+    sync_upwards(marker.parent)
     return True
 
 
@@ -100,7 +100,7 @@ class FileSystemArchive(ArchiveInterface):
 
     def staging(self, title: str, workspace: str) -> Staging:
         """Return the folder where what belongs to a title is written first."""
-        return Staging(self.title_folder(title, workspace) / ".partial")
+        return Staging(self.title_folder(title, workspace) / ".partial", self.archive_path)
 
     def _blobs_folder(self, title: str, workspace: str) -> str:
         return _blobs_folder(self.archive_path, title, workspace)
@@ -301,15 +301,19 @@ class FileSystemArchive(ArchiveInterface):
                     f"{printable(self.host)} yet; upload the blobs first."
                 )
         # Another run may have been stopped when it had named a blob and not made the name durable.
-        for first in sorted({blob.digest[:2] for blob in record.blobs}):
-            sync_folder(f"{self._blobs_folder(record.title_versionless, where)}/{first}")
+        blobs = self._blobs_folder(record.title_versionless, where)
+        for names in sorted({path for blob in record.blobs for path in (blobs, f"{blobs}/{blob.digest[:2]}")}):
+            sync_folder(names)
         folder, staging = (
             self.title_folder(record.title_versionless, where),
             self.staging(record.title_versionless, where),
         )
         file, data = self.record_file(record.title_versionless, record.version, where), record.dump()
         try:
-            write_copy(data, folder, record.version, staging)
+            # The second copy of what is refused would be taken for that of a record which the earlier tool published.
+            if is_taken(file):
+                raise FileExistsError
+            sync_upwards(write_copy(data, folder, record.version, staging).parent)
             write_file(data, file, staging, exclusive=True)
         except FileExistsError:
             raise ReleaseExistsError(
@@ -317,7 +321,7 @@ class FileSystemArchive(ArchiveInterface):
                 "choose another version."
             ) from None
         finally:
-            remove_other_copies(file, folder, record.version)
+            remove_other_copies(file, folder, record.version, staging)
             self.tidy(record.title_versionless, where)
         return file.as_posix()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checksums import algorithm, hash_file, is_digest, new_hash
 from ..documents import load_mapping, read_document
-from ..durable import Staging, make_folders, sync_folder, write_file
+from ..durable import Staging, is_taken, sync_folder, write_file
 from ..errors import BlobError, InvalidNameError, PipelineError, RecordError, SourceChangedError, explain, printable
 from ..names import check_folder_name
 from ..release import ORIGIN, RECORD_PID, Blob, ReleaseRecord
@@ -157,13 +157,13 @@ class FileSystemAuditor(Auditor):
             if _intact(damaged) is None:
                 self._set_aside(title, damaged)
                 if damaged.name != sha1(data):
-                    damaged.unlink()
+                    _unlink(damaged, staging)
         if copies:
             write_file(data, self._folder(title) / COPIES / version / sha1(data), staging, exclusive=False)
         if _read(file) != data:
             self._set_aside(title, file)
             write_file(data, file, staging, exclusive=False)
-        self._tidy(title)
+        self.tidy(title)
         return source
 
     def _exact_bytes(self, title: str, version: str, mirror: Auditor, proven: set[str]) -> tuple[str, bytes]:
@@ -208,38 +208,46 @@ class FileSystemAuditor(Auditor):
 
         staging = self.archive.staging(title, self.workspace)
         failures = move_blobs([move(blob) for blob in blobs], staging, threads=threads, meter=meter)
-        self._tidy(title)
+        self.tidy(title)
         return failures
 
-    def _tidy(self, title: str) -> None:
+    def tidy(self, title: str) -> None:
         """Remove the folder of parts, unless there are some that an interrupted upload will go on with."""
-        if not any(part.stat().st_size for part in self.archive.staging(title, self.workspace).folder.glob("*.part")):
-            self.archive.tidy(title, self.workspace)
+        parts = self.archive.staging(title, self.workspace).folder.glob("*.part")
+        with suppress(OSError):
+            if not any(part.stat().st_size for part in parts):
+                self.archive.tidy(title, self.workspace)
 
     def set_aside(self, title: str, name: str) -> None:
         """Take a damaged blob that no record names out of the way."""
         file = self._blob(title, name)
         self._set_aside(title, file)
-        file.unlink(missing_ok=True)
+        _unlink(file, self.archive.staging(title, self.workspace))
         sync_folder(file.parent)
 
     def _set_aside(self, title: str, file: Path) -> None:
         """Give a damaged file a second name in ``.damaged``, so that its own name can be given to what is whole."""
         aside = self._folder(title) / DAMAGED
-        if not os.path.lexists(file):
+        if not is_taken(file):
             return
-        for folder in make_folders(aside):
-            sync_folder(folder)
-        # A repair that was killed may have done this already.
-        if any(os.path.samefile(file, entry.path) for entry in _entries(aside) if entry.name.startswith(file.name)):
-            return
-        name = aside / f"{file.name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}"
-        try:
-            os.link(file, name)
-        except OSError:
-            # No hard links here, or a folder stands where a file belongs.
-            os.rename(file, name)
-        sync_folder(aside)
+        staging = self.archive.staging(title, self.workspace)
+        with staging.folders() as folders:
+            for folder in folders.make(aside):
+                sync_folder(folder)
+            # A repair that was killed may have done this already.
+            if any(_is_same(file, entry.path) for entry in _entries(aside) if entry.name.startswith(file.name)):
+                return
+            name = aside / f"{file.name}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}"
+            try:
+                folders.link(file, name)
+            except OSError:
+                # No hard links here, or a folder stands where a file belongs.
+                data = _read(file) if file.suffix == ".yml" else None
+                if data is None:
+                    folders.replace(file, name)
+                else:  # a record whose name is gone for a moment would be forgotten by a run that is killed then
+                    write_file(data, name, staging, exclusive=True)
+            sync_folder(aside)
 
 
 def record_copies(folder: Path, version: str) -> list[Path]:
@@ -253,19 +261,30 @@ def is_as_published(data: bytes, folder: Path, version: str) -> bool:
     return not copies or sha1(data) in {copy_.name for copy_ in copies}
 
 
-def write_copy(data: bytes, folder: Path, version: str, staging: Staging) -> None:
-    """Keep the bytes of a record once more, before it is published."""
-    write_file(data, folder / COPIES / version / sha1(data), staging, exclusive=False)
+def write_copy(data: bytes, folder: Path, version: str, staging: Staging) -> Path:
+    """Keep the bytes of a record once more, before it is published, and return the file."""
+    file = folder / COPIES / version / sha1(data)
+    write_file(data, file, staging, exclusive=False)
+    return file
 
 
-def remove_other_copies(record: Path, folder: Path, version: str) -> None:
+def remove_other_copies(record: Path, folder: Path, version: str, staging: Staging) -> None:
     """Remove what runs left that were killed, or came too late, just before they published a record of this version."""
     published = _read(record)
     copies = record_copies(folder, version)
     if published is not None and sha1(published) in {file.name for file in copies}:
         for file in copies:
             if file.name != sha1(published):
-                file.unlink(missing_ok=True)
+                _unlink(file, staging)
+
+
+def _unlink(file: Path, staging: Staging) -> None:
+    with suppress(FileNotFoundError), staging.folders() as folders:
+        folders.unlink(file)
+
+
+def _is_same(file: Path, other: str) -> bool:
+    return os.path.samestat(os.lstat(file), os.lstat(other))
 
 
 def sha1(data: bytes) -> str:

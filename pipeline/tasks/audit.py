@@ -128,7 +128,7 @@ class AuditTitle(_Auditing):
 def _tasks_of(run: RepairRun) -> list[RepairBlob]:
     digest, title = run.manifest.digest, run.record.title
     return [
-        RepairBlob(release=title, manifest=digest, blobs=str(number), path=run.blobs[number].paths[0])
+        RepairBlob(release=title, manifest=digest, blobs=str(number), path=printable(run.blobs[number].paths[0]))
         for number in run.numbers()
     ]
 

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
+from weakref import WeakValueDictionary
 
 from ..archives import get_interface
 from ..archives.auditing import Auditor, HealingSource
@@ -61,7 +62,9 @@ class AuditRun:
         What a title takes of the limits in ``[resources]``, name to number of transfers.
     """
 
-    _runs: ClassVar[dict[AuditOptions, "AuditRun"]] = {}
+    _runs: ClassVar[MutableMapping[AuditOptions, "AuditRun"]] = WeakValueDictionary()
+    # Of these no task in this process holds the run.
+    _begun_elsewhere: ClassVar[deque["AuditRun"]] = deque(maxlen=16)
 
     def __init__(self, options: AuditOptions) -> None:
         self.options = options
@@ -77,7 +80,11 @@ class AuditRun:
     @classmethod
     def of(cls, options: AuditOptions) -> "AuditRun":
         """Return the run that was asked for, which another process may have begun."""
-        return cls._runs.get(options) or cls(options)
+        run = cls._runs.get(options)
+        if run is None:
+            run = cls(options)
+            cls._begun_elsewhere.append(run)
+        return run
 
     @cached_property
     def journal(self) -> AuditJournal:
@@ -100,6 +107,7 @@ class AuditRun:
         """The titles of the archive."""
         if self.options.repair_from:
             _ = self.mirror  # one that does not exist is said before anything is read
+        self.journal.forget(self._place, self.options.scope.night)
         titles = self.auditor.titles()
         self._before = frozenset(title for title in titles if self.result_of(title) is not None)
         self._over = set(self._before)
@@ -194,6 +202,8 @@ class AuditRun:
         audit = self.audit_of(title)
         for run in self._repairs.get(title, []):
             run.manifest.remove(manifest_folder())
+        if self.mirror is not None:
+            self.auditor.tidy(title)
         if not audit.failures:
             self.journal.note(f"{self._place}\n{title}", self.options.scope.night, self._manner, audit.counts)
         self.title_over(title)
@@ -243,8 +253,6 @@ class AuditRun:
         if findings:
             raise AuditError("\n".join(map(str, findings)), findings)
         self.journal.note(self._place, self.options.scope.night, self._manner, self.counts())
-        places = [f"{self._place}\n{title}" for title in self.titles]
-        self.journal.forget_before(places, self.options.scope.night)
 
     def counts(self) -> Counter[str]:
         """Return what was counted in all titles."""

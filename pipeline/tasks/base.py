@@ -1,17 +1,21 @@
 """What the tasks have in common: planning before running, and errors told in one sentence."""
 
 import contextlib
+import gc
 import json
 import logging
 import re
 from collections.abc import Sequence
 from datetime import date
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import luigi
 import luigi.interface
 from luigi.parameter import ParameterVisibility
 from luigi.rpc import RPCError
+from luigi.task_register import Register
+from luigi.worker import TaskException
 
 from ..archives import ArchiveInterface, get_interface, is_url
 from ..credentials import announce_hosts
@@ -19,7 +23,7 @@ from ..errors import ArchiveError, PipelineError, StorageError, explain
 from ..progress import log, speak_up
 from ..report import RUNNING, ReleaseReport
 from ..settings import full_path, resolve_alias
-from .reports import TaskReport, link_report, note_end, note_present, open_report
+from .reports import TaskReport, link_report, note_end, note_present, note_start, open_report
 from .runs import AnyRun, Run
 
 
@@ -30,8 +34,7 @@ class _WithoutTraceback(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, (PipelineError, RPCError)):
-            text = _NO_LUIGID if isinstance(error, RPCError) else str(error)
+        if error is not None and (text := _sentence(error)) is not None:
             record.msg, record.args, record.exc_info, record.exc_text = text, (), None, None
         elif error is None:
             record.exc_info = None  # of an attempt to reach luigid, where Luigi has none at hand
@@ -40,12 +43,26 @@ class _WithoutTraceback(logging.Filter):
         return not again
 
 
+def _sentence(error: BaseException) -> str | None:
+    """Return what an error means to people, or None where only a traceback can tell."""
+    if isinstance(error, RPCError):
+        return _NO_LUIGID
+    if isinstance(error, TaskException) or str(error).startswith("Unfulfilled dependenc"):
+        return _NOT_SEEN
+    return str(error) if isinstance(error, PipelineError) else None
+
+
 _HIDDEN = "***"
 # A parameter that tells people nothing is not on the scheduler's page.
 HIDDEN = ParameterVisibility.HIDDEN
 _NO_LUIGID = (
     "luigid, the central scheduler, cannot be reached; start it, or correct scheduler_host and scheduler_port in the "
     "section [core] of luigi.cfg, and run the same command again."
+)
+# Of a task, Luigi found just after running it, or just before running what depends on it, that it is not complete.
+_NOT_SEEN = (
+    "What was done a moment ago is gone, or cannot be seen, because files were removed, or the disk or the network "
+    "drive did not answer; check them and run the same command again."
 )
 
 logging.getLogger("luigi-interface").addFilter(_WithoutTraceback())
@@ -80,7 +97,8 @@ class ArchiveParameter(luigi.Parameter):
 
     def normalize(self, x: str) -> str:
         """Hide a user name and password in a URL."""
-        return re.sub(r"^(\w+://)[^/?#]*@", rf"\1{_HIDDEN}@", x)
+        # A password may have characters that end the name of a host; no address of a site has an @ elsewhere.
+        return re.sub(r"^(\w+://).*@", rf"\1{_HIDDEN}@", x, flags=re.DOTALL)
 
 
 def night_parameter() -> Any:
@@ -97,7 +115,24 @@ def announce_archive(archive: str) -> None:
             announce_hosts(location)
 
 
-class ExplainedTask(luigi.Task):
+class _Forgetful(Register):
+    """Makes tasks that are forgotten when nobody needs them, where Luigi would keep each until the program ends."""
+
+    _tasks: ClassVar[WeakValueDictionary[Any, luigi.Task]] = WeakValueDictionary()
+
+    def __call__(cls: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  a metaclass makes classes
+        """Return the task with these parameters; the same one as long as somebody holds it."""
+        key = (cls, tuple(cls.get_param_values(cls.get_params(), args, kwargs)))
+        try:
+            task = _Forgetful._tasks.get(key)
+        except TypeError:  # a script gave something odd; running says so
+            return super(Register, cls).__call__(*args, **kwargs)
+        if task is None:
+            task = _Forgetful._tasks[key] = super(Register, cls).__call__(*args, **kwargs)
+        return task
+
+
+class ExplainedTask(luigi.Task, metaclass=_Forgetful):
     """A task whose errors are one sentence, in the log and on the scheduler's page."""
 
     def perform(self) -> None:
@@ -114,7 +149,7 @@ class ExplainedTask(luigi.Task):
 
     def on_failure(self, exception: BaseException) -> Any:
         """Return what the scheduler's page shows."""
-        return str(exception) if isinstance(exception, PipelineError) else super().on_failure(exception)
+        return _sentence(exception) or super().on_failure(exception)
 
 
 class ManifestTask(ExplainedTask):
@@ -191,6 +226,7 @@ class PlannedTask(ExplainedTask, Generic[AnyPlan]):
         return self._plan
 
     def _try_to_plan(self) -> AnyPlan | PipelineError:
+        gc.unfreeze()  # what an earlier run in this process froze is garbage now
         try:
             plan = self.make_plan()
             # This looks at what is in place already: here, where what goes wrong becomes one sentence.
@@ -361,6 +397,11 @@ def _say_present(task: PlannedTask[Any]) -> None:
         note_present(task)
 
 
+@ExplainedTask.event_handler(luigi.Event.START)
+def _note_start(task: ExplainedTask) -> None:
+    note_start()
+
+
 @ExplainedTask.event_handler(luigi.Event.SUCCESS)
 def _note_success(task: ExplainedTask) -> None:
     note_end(task)
@@ -368,6 +409,15 @@ def _note_success(task: ExplainedTask) -> None:
 
 @ExplainedTask.event_handler(luigi.Event.FAILURE)
 def _note_failure(task: ExplainedTask, error: BaseException) -> None:
+    note_end(task, error)
+
+
+@ExplainedTask.event_handler(luigi.Event.PROCESS_FAILURE)
+def _say_killed(task: ExplainedTask, message: str) -> None:
+    error = StorageError(
+        "its process was ended from outside, perhaps because memory ran out; run the same command again"
+    )
+    log.error("%s: %s.", task.task_family, error)
     note_end(task, error)
 
 

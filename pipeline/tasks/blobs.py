@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import luigi
 import luigi.interface
 
-from ..errors import ManifestError
+from ..errors import ManifestError, printable
 from ..manifest import format_ranges, parse_ranges
 from ..release import Blob
 from .base import HIDDEN, ManifestTask
@@ -57,7 +57,7 @@ class BlobTarget(luigi.Target):
         return self.run.is_there(self.blob)
 
     def __str__(self) -> str:
-        return f"{self.blob.paths[0]} ({self.blob.digest})"
+        return f"{printable(self.blob.paths[0])} ({self.blob.digest})"
 
 
 _NAMES = {"release", "path", "blobs", "manifest"}
@@ -150,12 +150,12 @@ class BlobTask(ManifestTask):
         return [BlobTarget(run, blob) for blob in self.members()]
 
     def complete(self) -> bool:
-        """Tell whether all members are in place; where the manifest is not known they are not, and running says so."""
-        if self.single is not None:
-            return self.moving.is_there(self.single)
+        """Tell whether all members are in place; where that cannot be seen they are not, and running says why."""
         try:
+            if self.single is not None:
+                return self.moving.is_there(self.single)
             return all(map(self.moving.is_there, self.members()))
-        except ManifestError:
+        except (ManifestError, OSError):
             return False
 
     def perform(self) -> None:
@@ -201,9 +201,9 @@ def tasks_for(task: type[BlobTask], run: Run) -> list[Any]:
     """Return the tasks for all blobs of a run, in the order of its manifest."""
     digest, title = run.manifest.digest, run.record.title
     tasks = [
-        task(release=title, manifest=digest, blobs=str(number), path=blob.paths[0])
+        task(release=title, manifest=digest, blobs=str(number), path=printable(blob.paths[0]))
         for number, blob in enumerate(run.blobs)
     ]
-    # All of this stays to the end; Python need not look through it for garbage again and again.
+    # All of this stays to the end of the run; Python need not look through it for garbage again and again.
     gc.freeze()
     return tasks

@@ -2,7 +2,6 @@
 
 import os
 from typing import Any
-from urllib.parse import urlsplit
 
 import luigi
 
@@ -55,7 +54,7 @@ class CreateArchive(ExplainedTask):
         log.info("%s is an archive now.", printable(folder))
 
     def _site(self, location: str) -> CDCSArchive:
-        if "@" in urlsplit(location).netloc:
+        if "@" in location:
             raise ArchiveError("The URL of the archive holds a user name or password; leave it out and give --user.")
         archive = get_interface(location, self.user)
         if not isinstance(archive, CDCSArchive):

@@ -1,6 +1,7 @@
 """Fetch a release into a folder: FetchRelease -> DownloadBlob for each blob."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class FetchRelease(ReleaseTask[FetchRun]):
     update = luigi.BoolParameter(description="Choose the required releases anew, whatever <title>.lock says.")
 
     _lock: LockFile | None = None
+    _required: Sequence[Any] = ()
 
     def make_plan(self) -> FetchRun:
         """Choose the version, and look at what is in the destination already."""
@@ -63,10 +65,12 @@ class FetchRelease(ReleaseTask[FetchRun]):
     def required(self) -> list[Any]:
         """Return the tasks of the releases that were chosen because this one requires them."""
         alone: dict[str, Any] = {"with_requirements": False, "update": False, "report_directory": None}
-        return [
+        # Held here, so that they are the same with the same plans when they are asked for again.
+        self._required = [
             self.clone(title=title, versions=f"=={one.version}", **alone)
             for title, one in (self._lock.required() if self._lock else {}).items()
         ]
+        return list(self._required)
 
     def parts(self, plan: FetchRun) -> list[Any]:
         """Return the tasks of all releases that are fetched."""

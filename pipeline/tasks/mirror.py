@@ -1,6 +1,7 @@
 """Copy releases to another archive: MirrorArchive, MirrorRelease -> MirrorReleaseRecord -> MirrorBlob for each blob."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,12 +136,15 @@ class MirrorPlan:
         The tasks of the releases that are looked at.
     there : int
         How many releases need not be looked at, because the destination has them.
+    tidy : callable
+        Removes what interrupted runs left of those.
     """
 
     source: str
     destination: str
     releases: list[MirrorReleaseRecord]
     there: int
+    tidy: Callable[[], None] = lambda: None
 
     @property
     def title(self) -> str:
@@ -189,12 +193,12 @@ class _Mirror(_BetweenArchives, ReportedTask[MirrorPlan]):
         ends: dict[str, Any] = {name: getattr(self, name) for name in names}
         return [MirrorReleaseRecord(**{**ends, "title": title, "version": version}) for title, version in releases]
 
-    def plan_for(self, releases: list[ReleaseName], there: int) -> MirrorPlan:
+    def plan_for(self, releases: list[ReleaseName], there: int, tidy: Callable[[], None] = lambda: None) -> MirrorPlan:
         """Return the plan to look at some releases."""
         tasks = self.tasks(releases)
         for rank, task in enumerate(reversed(tasks)):
             task.rank = rank
-        return MirrorPlan(printable(self.source), printable(self.destination), tasks, there)
+        return MirrorPlan(printable(self.source), printable(self.destination), tasks, there, tidy)
 
     def requirements(self, plan: MirrorPlan) -> list[Any]:
         """Return the task of each release."""
@@ -213,6 +217,7 @@ class _Mirror(_BetweenArchives, ReportedTask[MirrorPlan]):
     def perform(self) -> None:
         """Say what was done."""
         plan = self.planned
+        plan.tidy()
         # Each is told once, also where several nights are made up for at the same time.
         runs = [task.done for task in plan.releases if task.done is not None]
         for task in plan.releases:
@@ -229,6 +234,7 @@ class _Mirror(_BetweenArchives, ReportedTask[MirrorPlan]):
 
     def say_present(self, plan: MirrorPlan) -> None:
         """Say that the destination has everything."""
+        plan.tidy()
         count = plan.there + len(plan.releases)
         log.info("Nothing to do: %s has all %d releases of %s.", plan.destination, count, plan.source)
 
@@ -285,4 +291,9 @@ class MirrorArchive(_Mirror):
         wanted = [name for name in here if matches(name.version, expressions)]
         there = set(_list_releases(destination, self.workspace_there(), titles))
         missing = [name for name in wanted if name not in there]
-        return self.plan_for(missing, len(wanted) - len(missing))
+
+        def tidy() -> None:
+            for title in sorted({name.title_versionless for name in there}):
+                destination.tidy(title, self.workspace_there())
+
+        return self.plan_for(missing, len(wanted) - len(missing), tidy)

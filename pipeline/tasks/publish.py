@@ -31,7 +31,7 @@ class UploadBlob(BlobTask):
 class UnreadableFile(ManifestTask):
     """A file of the project that could not be read. It fails, and so holds back the record but not the other blobs."""
 
-    path = luigi.Parameter(description="The file.")
+    path = luigi.Parameter(description="The file, for people.")
     manifest = luigi.Parameter(visibility=HIDDEN, description="Digest of the manifest.")
 
     def complete(self) -> bool:
@@ -57,7 +57,7 @@ class UploadReleaseRecord(ManifestTask):
             else run.tasks(
                 lambda: [
                     *(
-                        UnreadableFile(release=self.release, path=path, manifest=self.manifest)
+                        UnreadableFile(release=self.release, path=printable(path), manifest=self.manifest)
                         for path in run.unreadable
                     ),
                     *tasks_for(UploadBlob, run),
@@ -73,8 +73,8 @@ class UploadReleaseRecord(ManifestTask):
         run.expect_changes()
         try:
             return run.is_finished()
-        except ReleaseExistsError:
-            return False  # somebody was faster, with other content; running says so
+        except (ReleaseExistsError, OSError):
+            return False  # somebody was faster, with other content, or it cannot be seen; running says so
 
     def perform(self) -> None:
         """Publish the record."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class TaskReport(Report):
     def __init__(self, task: Any, asked: Mapping[str, str], directory: Path, about: str, night: Any) -> None:
         super().__init__(type(task).__name__, asked, directory, about=about, night=night)
         self.task = task
+        self._thread, self._has_run = threading.get_ident(), False
         self._entries: dict[Any, ReleaseReport] = {}
         _open.append(self)
 
@@ -79,6 +81,15 @@ class TaskReport(Report):
         """Note that the task of a release has moved it."""
         if task in self._entries:
             self.entry(task).succeed(DONE)
+
+    def note_start(self) -> None:
+        """Note that tasks are run, so that all that is to be run with them has its report already."""
+        self._has_run = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its run has ended without an end of the task: the next one begins in the same thread."""
+        return self._has_run and self._thread == threading.get_ident()
 
     def _concerned(self, task: Any) -> Iterator[ReleaseReport]:
         manifest = getattr(task, "manifest", None)
@@ -163,6 +174,9 @@ def open_report(task: Any) -> TaskReport | None:
     task : ReportedTask
         A task of the user.
     """
+    # A program that runs one task after the other need not end for the reports of those that failed.
+    for report in [report for report in _open if report.is_over]:
+        report.close_at_exit()
     try:
         directory = Path(full_path(task.report_directory, "--report-directory"))
         return TaskReport(task, task.asked(), directory, task.about(), getattr(task, "date", None))
@@ -175,6 +189,12 @@ def note_end(task: Any, error: BaseException | None = None) -> None:
     """Tell all open reports that a task has ended."""
     for report in list(_open):
         report.note(task, error)
+
+
+def note_start() -> None:
+    """Tell all open reports that a task begins to run."""
+    for report in _open:
+        report.note_start()
 
 
 def note_present(task: Any) -> None:

@@ -1,8 +1,10 @@
 """What this process knows of a running upload or download: its manifest, what is in place, and how far it is."""
 
 import threading
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +22,10 @@ from ..release import RECORD_PID, Blob, ReleaseRecord
 from ..settings import read_settings, transfer_limit
 
 AnyRun = TypeVar("AnyRun", bound="Run")
-_runs: dict[tuple[type["Run"], str], "Run"] = {}
+# What nobody needs any more is forgotten: the tasks of a user hold their runs.
+_runs: MutableMapping[tuple[type["Run"], str], "Run"] = weakref.WeakValueDictionary()
+# A worker that was only handed blobs has no such task.
+_loaded: deque["Run"] = deque(maxlen=16)
 
 
 def hash_cache() -> HashCache:
@@ -45,6 +50,7 @@ def run_of(kind: type[AnyRun], digest: str) -> AnyRun:
     if run is None:
         manifest = Manifest.load(manifest_folder(), digest)
         run = kind(manifest, get_interface(manifest.archive, manifest.user))
+        _loaded.append(run)
     return run  # type: ignore[return-value]
 
 
@@ -58,7 +64,7 @@ def known_run(kind: type[AnyRun], digest: str) -> AnyRun | None:
 
 def runs_of(kind: type["Run"]) -> list["Run"]:
     """Return all runs of a kind that this process knows."""
-    return [run for (known, _), run in _runs.items() if known is kind]
+    return [run for (known, _), run in list(_runs.items()) if known is kind]
 
 
 def threads_and_resources(*archives: str) -> tuple[int, dict[str, int]]:
@@ -190,12 +196,17 @@ class Run(ABC):
     def fail_unreadable(self, path: str) -> None:
         """Count a file that could not be read as a failed blob.
 
+        Parameters
+        ----------
+        path : str
+            The file, as it is shown to people.
+
         Raises
         ------
         BlobsFailedError
             Always.
         """
-        error = self.unreadable[path]
+        path, error = next((name, error) for name, error in self.unreadable.items() if printable(name) == path)
         self.progress.finished(path, 0, error, False)
         self._close_if_over()
         raise BlobsFailedError([(path, error)])
@@ -422,7 +433,8 @@ class FetchRun(Run):
     @cached_property
     def destination(self) -> Destination:
         """The folder that gets the files."""
-        return Destination(Path(self.manifest.directory), self.record, hash_cache())
+        folder = Path(self.manifest.directory)
+        return Destination(folder, self.record, hash_cache(), anchor=folder.parent)
 
     def _find(self) -> set[str]:
         with Progress(f"checking {self.manifest.directory}", 0, self.record.nbytes) as progress:

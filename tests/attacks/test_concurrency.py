@@ -125,7 +125,7 @@ def test_a_folder_that_another_run_removes_at_that_moment_is_made_again(
 ) -> None:
     mkdir = os.mkdir
 
-    def late(folder: Path, *args: int) -> None:
+    def late(folder: str, *args: int, **where: int) -> None:
         """Find the folder there, which is gone when the next one looks."""
         monkeypatch.setattr(os, "mkdir", mkdir)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
@@ -160,7 +160,7 @@ MOMENTS = {
     ),
     "it tidies up": (
         "import pipeline.durable as d\nremove = d.Staging._remove_parts\n"
-        "def slow(self):\n    stop()\n    remove(self)\nd.Staging._remove_parts = slow\n"
+        "def slow(*args):\n    stop()\n    remove(*args)\nd.Staging._remove_parts = slow\n"
     ),
 }
 

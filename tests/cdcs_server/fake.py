@@ -116,6 +116,10 @@ class FakeSite:
         self._server.server_close()
         self._thread.join()
 
+    def answer_with(self, reply: Callable[..., None]) -> None:
+        """Let a function take the place of `Visit.reply`."""
+        self._server.RequestHandlerClass.reply = lambda *args, **options: reply(*args, **options)  # type: ignore[attr-defined]
+
     def paths(self, method: str) -> list[str]:
         """Return the paths that were asked with a method, in order."""
         return [seen.path for seen in self.seen if seen.method == method]

@@ -20,6 +20,12 @@ MIB = 2**20
 PATIENCE = 40.0
 
 
+@pytest.fixture(autouse=True)
+def _runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs stay that no task of a user holds, and none of another test."""
+    monkeypatch.setattr("pipeline.tasks.runs._runs", {})
+
+
 def blob_tasks(archive: Path, *sizes: int) -> list[UploadBlob]:
     """Return the tasks of a release of blobs of these sizes."""
     nodes: dict[str, Any] = {
@@ -58,15 +64,11 @@ def blob_tasks(archive: Path, *sizes: int) -> list[UploadBlob]:
 def test_a_batch_is_neither_too_many_blobs_nor_too_many_bytes(
     tmp_path: Path, sizes: list[int], size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.tasks.runs._runs", {})
     monkeypatch.setattr("pipeline.tasks.blobs._works_alone", lambda: False)
     assert blob_tasks(tmp_path / "archive", *sizes)[0].max_batch_size == size
 
 
-def test_the_largest_release_of_a_run_decides_how_large_batches_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.tasks.runs._runs", {})
+def test_the_largest_release_of_a_run_decides_how_large_batches_are(tmp_path: Path) -> None:
     few = blob_tasks(tmp_path / "few", *[4096] * 10)
     many = blob_tasks(tmp_path / "many", *[4096] * 8000)
     assert few[0].max_batch_size == many[0].max_batch_size == 1000
@@ -76,7 +78,6 @@ def test_the_largest_release_of_a_run_decides_how_large_batches_are(
 def test_big_blobs_come_first_and_share_a_batch_only_where_no_other_host_could_take_them(
     tmp_path: Path, alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.tasks.runs._runs", {})
     monkeypatch.setattr("pipeline.tasks.blobs._works_alone", lambda: alone)
     small, big = blob_tasks(tmp_path / "archive", 4096, BIG_BYTES)
     assert small.batchable

@@ -29,7 +29,7 @@ from pipeline.checksums import (
     open_regular,
     read_chunks,
 )
-from pipeline.errors import SourceChangedError
+from pipeline.errors import InvalidNameError, SourceChangedError
 
 SHA1, SHA256 = "a9993e364706816aba3e25717850c26c9cd0d89d", hashlib.sha256(b"abc").hexdigest()
 OLD = 1_700_000_000_000_000_001
@@ -167,6 +167,11 @@ def test_reading_stops_when_the_caller_says_so(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         hash_file(file, advance=stop)
     assert calls == [CHUNK]
+
+
+def test_what_cannot_be_a_name_is_refused_by_a_sentence() -> None:
+    with pytest.raises(InvalidNameError, match="cannot be the name of a file"):
+        open_regular("a\0b")
 
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -477,6 +482,13 @@ def test_a_single_damaged_value_is_survived(tmp_path: Path, good: bytes, bad: by
     assert good in content
     file.write_bytes(content.replace(good, bad, 1))
     assert_harmless(HashCache(file))
+
+
+def test_a_stamp_of_another_shape_is_survived_and_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "digests.sqlite"
+    HashCache(file).store(PROJECT, [("a", (3, OLD, OLD), SHA1)])  # type: ignore[list-item]
+    assert HashCache(file).load(PROJECT) == {}
+    assert not file.exists()
 
 
 def test_an_empty_file_becomes_a_cache(tmp_path: Path) -> None:

@@ -231,6 +231,14 @@ def test_an_unreadable_alias_is_one_sentence(configure: Configure) -> None:
         find_login(HOST)
 
 
+@pytest.mark.parametrize("password", ["open%(x)ssesame", "sesame${NO_SUCH_VARIABLE}"])
+def test_an_unreadable_alias_does_not_show_what_it_holds(configure: Configure, password: str) -> None:
+    configure("archives", lab=f"https://alice:{password}@cdcs.example.org")
+    with pytest.raises(SettingsError, match=r"lab in luigi.cfg cannot be read: (a % must be|.*NO_SUCH_V)") as caught:
+        find_login(HOST)
+    assert "sesame" not in str(caught.value)
+
+
 def test_plain_names_are_used_for_the_only_host_and_never_for_a_second(
     monkeypatch: pytest.MonkeyPatch, files: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -289,7 +297,7 @@ def test_a_credential_file_that_cannot_be_read_is_one_sentence(files: Path) -> N
         )
     file.unlink()
     file.mkdir()
-    assert f"The credential file {file} cannot be used: is a directory;" in refusal()
+    assert f"The credential file {file} cannot be used: it is not a regular file;" in refusal()
 
 
 def test_a_variable_that_is_no_text_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

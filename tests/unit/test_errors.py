@@ -89,7 +89,7 @@ def test_wrong_names_and_versions_are_value_errors_too() -> None:
         (errno.ENOTDIR, "a file stands where a folder belongs"),
         (errno.EMFILE, "too many files"),
         (errno.ESTALE, "network drive"),
-        (errno.ELOOP, "symbolic links"),
+        (errno.ELOOP, "symbolic link"),
     ],
 )
 def test_an_error_of_the_file_system_names_the_place_and_the_cause(number: int, words: str) -> None:

@@ -74,10 +74,24 @@ def test_a_journal_knows_what_was_read_also_in_another_run(tmp_path: Path) -> No
     assert again.result("here", NIGHT, "options") == {"blobs": 3}
     for place, night, options in (("there", 0, "options"), ("here", 1, "options"), ("here", 0, "other")):
         assert again.result(place, NIGHT + timedelta(days=night), options) is None
-    again.forget_before(["here"], NIGHT)
-    assert again.result("here", NIGHT, "options") is not None
-    again.forget_before(["here"], NIGHT + timedelta(days=1))
-    assert again.result("here", NIGHT, "options") is None
+
+
+def test_a_journal_forgets_the_titles_of_nights_that_are_over_and_everything_after_years(tmp_path: Path) -> None:
+    journal = AuditJournal(tmp_path / "journal")
+    nights = [NIGHT - timedelta(days=days) for days in (0, 1, 2, 31, 1101)]
+    for night in nights:
+        journal.store("here", night, [(f"blob of {night}", 5.0)])
+        journal.note("here\none", night, "options", {})
+    journal.store("here", nights[-1], [("damaged", -1.0)])
+    journal.note("here", nights[2], "options", {})
+    journal.note("hereafter\none", nights[2], "options", {})
+    journal.forget("here", NIGHT)
+    known = [journal.result("here\none", night, "options") is not None for night in nights]
+    assert known == [True, True, False, False, False]
+    assert journal.result("here", nights[2], "options") is not None
+    assert journal.result("hereafter\none", nights[2], "options") is not None
+    assert set(journal.load("here")) == {"damaged", *(f"blob of {night}" for night in nights[:-1])}
+    journal.forget("here", date.min)
 
 
 def test_the_audits_of_a_place_are_counted_one_for_each_night(tmp_path: Path) -> None:

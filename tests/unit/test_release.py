@@ -542,6 +542,13 @@ def test_folders_nested_beyond_any_real_path_are_refused(depth: int) -> None:
         node = node.pop("a")
 
 
+def test_a_path_may_have_4096_bytes() -> None:
+    assert ReleaseRecord(a_record({"x" * 4096: {ITEM: FOLDER}})).folders == ["x" * 4096]
+    for path in ("x" * 4097, "ü" * 2049):
+        with pytest.raises(RecordError, match="a path that is too long"):
+            ReleaseRecord(a_record({path: {ITEM: FOLDER}}))
+
+
 HOSTILE_VALUES = st.recursive(
     st.none()
     | st.booleans()

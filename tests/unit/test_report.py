@@ -303,8 +303,8 @@ def test_a_report_that_cannot_be_written_is_one_warning(
     if obstacle == "file":
         directory.write_text("not a folder")
     else:
-        monkeypatch.setattr("pipeline.durable.os.link", refuse)
-        monkeypatch.setattr("pipeline.durable.os.rename", refuse)
+        monkeypatch.setattr("pipeline.folders.os.link", refuse)
+        monkeypatch.setattr("pipeline.folders.os.replace", refuse)
     report = Report("PublishRelease", {}, directory)
     report.save()
     report.close()
@@ -313,7 +313,7 @@ def test_a_report_that_cannot_be_written_is_one_warning(
     assert "reports" in warning
 
 
-def refuse(*paths: Any) -> None:
+def refuse(*paths: Any, **folders: Any) -> None:
     raise PermissionError(13, "Permission denied", str(paths[-1]))
 
 

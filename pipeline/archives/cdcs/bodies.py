@@ -5,6 +5,7 @@ import email.utils
 import io
 import ipaddress
 import json
+import logging
 import re
 import secrets
 import time
@@ -134,6 +135,21 @@ class BlobStream(io.RawIOBase):
         raise TransferBrokenError(f"The download of {url} broke off: {why}; run again to go on.")
 
 
+# --- what urllib3 says ------------------------------------------------------------------------------------------------
+
+
+class _Discreet(logging.Filter):
+    """Lets urllib3 log no secret that a site put into an address or a header, and no traceback of a broken header."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage()), ()
+        return not record.exc_info
+
+
+for _name in ("connection", "connectionpool", "response", "util.retry"):
+    logging.getLogger(f"urllib3.{_name}").addFilter(_Discreet())
+
+
 # --- patience ---------------------------------------------------------------------------------------------------------
 # How long to wait, and how many bytes an answer may have: set while a request is sent, read by its socket.
 LIMITS: ContextVar[tuple[float, int]] = ContextVar("limits")
@@ -243,18 +259,23 @@ class Authorization:
 # --- addresses and sentences ------------------------------------------------------------------------------------------
 
 
-def origin_of(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of an address, or raise if it is none that can be asked."""
+def origin_of(url: str, of_site: bool = False) -> tuple[str, str, int]:
+    """Return scheme, host and port of an address, or raise if it is none that can be asked.
+
+    The address that somebody gives for a site has no @ at all: a password before it may have any other character.
+    """
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
         if (
             parts.scheme in PORTS
             and parts.hostname
-            and "@" not in parts.netloc
+            and "@" not in (url if of_site else parts.netloc)
             and not re.search(r"[\x00-\x20\x7f\\]", url)
         ):
             return parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme]
-    raise ArchiveError(f"{show_url(url)} is not an http or https address without user name, spaces and backslashes.")
+    # In what is no address a password may stand anywhere.
+    shown = show_url(re.sub("//.*@", "//", url, flags=re.DOTALL))
+    raise ArchiveError(f"{shown} is not an http or https address without user name, spaces and backslashes.")
 
 
 def join_url(base: str, url: str) -> str:
@@ -266,7 +287,7 @@ def join_url(base: str, url: str) -> str:
 
 def show_url(url: str | None) -> str:
     """Return an address fit to be shown: without user, password and query."""
-    return printable(re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url or "")[0]))[:200]
+    return printable(re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url or "", maxsplit=1)[0]))[:200]
 
 
 def is_loopback(host: str) -> bool:

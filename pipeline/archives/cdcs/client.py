@@ -14,16 +14,15 @@ from urllib.parse import quote
 import requests
 
 from ...checksums import Stream
+from ...documents import load_json
 from ...errors import ArchiveError, RecordError, printable
+from .answers import has
+from .answers import ident as _ident
+from .answers import mapping as _mapping
+from .answers import sequence as _sequence
 from .bodies import ROOM_FOR_HEADERS, BlobStream, Multipart, join_url, show_url
 from .contents import encode_content
-from .http import (
-    Answer,
-    Ident,
-    NotFoundError,
-    Site,
-    SiteRefusedError,
-)
+from .http import Answer, Ident, NotFoundError, Site, SiteRefusedError
 
 _MOST_PAGES = 100_000
 # As many SHA-1 digests as fit into the first line of a request: web servers take no more than 4 to 8 kB.
@@ -43,7 +42,7 @@ class Data(NamedTuple):
     def content(self) -> dict[str, Any]:
         """Return the content as a dictionary, or raise RecordError when it is no JSON object."""
         with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(content := json.loads(self.text), dict):
+            if isinstance(content := load_json(self.text), dict):
                 return content
         raise RecordError(f"The record '{printable(self.title)}' ({printable(self.id)}) does not hold a JSON object.")
 
@@ -275,13 +274,17 @@ class CDCSClient(Site):
         if workspace is not None:
             payload["workspace"] = workspace
         doing = f"to publish the record '{printable(title)}'"
-        made = self.call("POST", "/rest/data/", payload, doing=doing, expect=201, already_done=already_done)
+        mine = {"title": title.strip(), "template": template, "workspace": workspace}
+        made = self.call(
+            "POST", "/rest/data/", payload, doing=doing, expect=201, already_done=already_done, fits=has(mine)
+        )
         return self._data(_mapping(made.value, self.host)) if isinstance(made, Answer) else made
 
     def get_data(self, data_id: Ident) -> Data:
         """Return one record by its id; raise NotFoundError without it."""
         doing = f"to read the record {printable(data_id)}"
-        return self._data(_mapping(self._get(f"/rest/data/{_segment(data_id)}/", doing), self.host))
+        found = self._get(f"/rest/data/{_segment(data_id)}/", doing, fits=has({"id": data_id}))
+        return self._data(_mapping(found, self.host))
 
     def replace_data(self, data_id: Ident, title: str, content: Mapping[str, Any]) -> None:
         """Replace title and content of a record, which keeps its PID when the content has it."""
@@ -339,7 +342,10 @@ class CDCSClient(Site):
                 return Multipart(filename, stream, size)
 
             doing = f"to upload '{printable(filename)}' ({size} bytes)"
-            made = self.call("POST", "/rest/blob/", doing=doing, expect=201, already_done=already_done, body=body)
+            mine = has({"filename": filename.strip()})
+            made = self.call(
+                "POST", "/rest/blob/", doing=doing, expect=201, already_done=already_done, body=body, fits=mine
+            )
         return self._blob(_mapping(made.value, self.host)) if isinstance(made, Answer) else made
 
     def assign_blob(self, blob_id: Ident, workspace: Ident) -> None:
@@ -374,7 +380,8 @@ class CDCSClient(Site):
     def get_blob(self, blob_id: Ident) -> Blob:
         """Return what the site knows of one blob; raise NotFoundError without it."""
         doing = f"to look up the blob {printable(blob_id)}"
-        return self._blob(_mapping(self._get(f"/rest/blob/{_segment(blob_id)}/", doing), self.host))
+        found = self._get(f"/rest/blob/{_segment(blob_id)}/", doing, fits=has({"id": blob_id}))
+        return self._blob(_mapping(found, self.host))
 
     def delete_blob(self, blob_id: Ident) -> None:
         """Delete a blob. One that is gone already is no error."""
@@ -430,33 +437,12 @@ class CDCSClient(Site):
         where = None if workspace is None else _ident(workspace, self.host)
         return Blob(_ident(item.get("id"), self.host), filename or "", handle or "", pid, where, checksum)
 
-    def _get(self, path: str, doing: str, public: bool = False) -> Any:
-        return self.call("GET", path, doing=doing, repeat=True, public=public).value
+    def _get(self, path: str, doing: str, public: bool = False, fits: Callable[[Any], bool] | None = None) -> Any:
+        return self.call("GET", path, doing=doing, repeat=True, public=public, fits=fits).value
 
     def _delete(self, path: str, doing: str) -> None:
         with contextlib.suppress(NotFoundError):
             self.call("DELETE", path, doing=doing, expect=204, repeat=True)
-
-
-def _mapping(value: Any, host: str) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return value
-    raise ArchiveError(f"{host} answers with something else than CDCS would; check the address.")
-
-
-def _sequence(value: Any, host: str) -> list[dict[str, Any]]:
-    if isinstance(value, list):
-        return [_mapping(item, host) for item in value]
-    raise ArchiveError(f"{host} answers with something else than CDCS would; check the address.")
-
-
-def _ident(value: Any, host: str) -> Ident:
-    """Return an id as it is sent back: a number on SQL databases, letters and digits on older sites."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9]{1,64}", value):
-        return int(value) if value.isdecimal() else value
-    raise ArchiveError(f"{host} gives an id that CDCS would not; check the address, or tell the site.")
 
 
 def _segment(ident: Ident) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...checksums import is_digest
+from ...documents import check_depth
 from ...errors import RecordError, printable
 from ...release import RECORD_PID
 
@@ -32,11 +33,13 @@ def encode_content(content: Mapping[str, Any]) -> str:
     try:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
+        value = json.loads(text, object_pairs_hook=_without_twins)
+        check_depth(value)
     except UnicodeEncodeError:
         raise RecordError("The record cannot be stored in CDCS: a text in it is not valid Unicode.") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"The record cannot be stored in CDCS: {printable(error)}.") from None
-    _refuse_odd_texts(json.loads(text, object_pairs_hook=_without_twins))
+    _refuse_odd_texts(value)
     return text
 
 

@@ -21,7 +21,9 @@ import requests
 import urllib3
 
 from ...credentials import GIVEN, LoginRefusedError, Source
+from ...documents import load_json
 from ...errors import ArchiveError, CredentialsError, PipelineError, printable
+from ...hiding import hide, hide_login, hide_proxies, without_secrets
 from .bodies import (
     LIMITS,
     PORTS,
@@ -99,9 +101,9 @@ class Answer(NamedTuple):
                 if len(body) > most:
                     raise ArchiveError(f"{show_url(response.url)} sends more than {most} bytes; tell the site.")
         if cut and "json" in response.headers.get("Content-Type", ""):
-            return cls(response.status_code, True, body[:_LONGEST_MESSAGE].decode("utf-8", "replace"), False)
+            return cls(response.status_code, True, body.decode("utf-8", "replace"), False)
         with contextlib.suppress(ValueError, RecursionError):
-            return cls(response.status_code, True, json.loads(body), False)
+            return cls(response.status_code, True, load_json(body), False)
         return cls(response.status_code, False, None, not body.strip())
 
     def said(self) -> str:
@@ -112,6 +114,13 @@ class Answer(NamedTuple):
         if isinstance(value, dict):
             value = "; ".join(f"{key}: {join_texts(texts)}" for key, texts in value.items())
         return join_texts(value) if self.is_json else ""
+
+
+class _Session(requests.Session):
+    """Connections that leave redirects alone: `Site.send` looks at them, and trusts none."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        return None
 
 
 class Site:
@@ -135,7 +144,7 @@ class Site:
     ) -> None:
         self.host = (host if "://" in host else f"https://{host}").rstrip("/")
         self.user = user
-        self._origin = origin_of(self.host)
+        self._origin = origin_of(self.host, of_site=True)
         self._password, self._token, self._token_is_given = password, token, token is not None
         self._source, self._takes_no_token = source, False
         self._verify: bool | str = True if ca_bundle is None else os.fspath(ca_bundle)
@@ -143,6 +152,9 @@ class Site:
         self.attempts, self._largest_answer, self._sleep = max(1, attempts), largest_answer, sleep
         self._given_up = False
         self._local = threading.local()
+        hide(token)
+        hide_login(user, password)
+        hide_proxies()
         if password is not None and not user:
             raise CredentialsError(f"A password for {self.host} needs a user name; give both.")
         if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
@@ -192,6 +204,7 @@ class Site:
         already_done: Callable[[], T | None] | None = None,
         body: "Callable[[], Multipart] | None" = None,
         public: bool = False,
+        fits: Callable[[Any], bool] | None = None,
     ) -> Any:
         """Ask the site for something and return its answer, or raise one sentence.
 
@@ -212,6 +225,8 @@ class Site:
             Makes the upload, anew for each attempt.
         public : bool, optional
             Send no credentials.
+        fits : callable, optional
+            Tells whether the JSON of an answer may be that to this question: a broken proxy mixes them up.
         """
         headers = {"Accept": "application/json"}
         if payload is not None:
@@ -223,7 +238,12 @@ class Site:
                 headers["Content-Type"] = content.content_type
             allowance = self._largest_answer + ROOM_FOR_HEADERS
             got = self.send(method, self.host + path, headers, content, public=public, allowance=allowance)
-            return got if isinstance(got, Answer) else self._read(got)
+            answer = got if isinstance(got, Answer) else self._read(got)
+            if fits is not None and answer.status == expect and answer.is_json and not fits(answer.value):
+                raise TemporaryError(
+                    f"{show_url(self.host + path)} gave the answer to another question.", of_site=False
+                )
+            return answer
 
         answer = self.persist(attempt, repeat, already_done)
         if not isinstance(answer, Answer) or (answer.status == expect and (answer.is_json or answer.is_empty)):
@@ -266,7 +286,7 @@ class Site:
     def pause(self, number: int, least: float = 0.0) -> None:
         """Wait after the failure of an attempt, the longer the more failed, and at least `least` seconds."""
         # Clients that failed together must not come back together.
-        self._sleep(max(least, min(30.0, 2.0**number / 4)) * random.uniform(1.0, 1.5))
+        self._sleep(max(least, min(30.0, 2.0**number / 4)) * random.uniform(1.0, 1.5))  # noqa: S311  it keeps no secret
 
     def send(
         self,
@@ -368,7 +388,7 @@ class Site:
     def _session(self) -> requests.Session:
         """Return the connections of this process and thread: neither a fork nor a thread may share them."""
         if getattr(self._local, "session", None) is None or self._local.process != os.getpid():
-            session = requests.Session()
+            session = _Session()
             session.headers["User-Agent"] = "release-pipeline"
             # A session cookie would bring in a second identity, and with it cross-site checks on every write.
             session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
@@ -405,6 +425,7 @@ class Site:
         answer = self._read(got) if got.status_code < 400 else self._unless_temporary(got)
         token = answer.value.get("token") if isinstance(answer.value, dict) else None
         if answer.status == 200 and isinstance(token, str) and re.fullmatch(r"[\x21-\x7e]+", token):
+            hide(token)
             return token
         if answer.status == 400 and answer.is_json:
             raise self._bad_credentials()
@@ -447,12 +468,10 @@ class Site:
             return CredentialsError(f"{self.host} takes no password from programs; ask the site for a token.")
         return self._bad_credentials()
 
-    def _clean(self, said: str) -> str:
+    @staticmethod
+    def _clean(said: str) -> str:
         """Return what a site said, fit to be shown: on one line, short, and without a secret that it repeats."""
-        basic = base64.b64encode(f"{self.user}:{self._password}".encode()).decode() if self._password else None
-        for secret in filter(None, (self._password, self._token, basic)):
-            said = said.replace(secret, "***")
-        return printable(" ".join(said.split()))[:_LONGEST_MESSAGE]
+        return printable(" ".join(without_secrets(said).split()))[:_LONGEST_MESSAGE]
 
 
 def refuse_plain_http(host: str) -> None:

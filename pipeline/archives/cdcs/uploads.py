@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ SHA1_KEY, PID_KEY, HANDLE_KEY = "sha1", "blob/PID/", "/handle/"
 # A site gives at most a hundred records in one answer, and a blob may be described more than once.
 _BATCH = 90
 _AT_ONCE = 8
+_INDEX_SECONDS = 3600.0
 
 
 class Description(NamedTuple):
@@ -69,6 +71,7 @@ class BlobShelf:
         self.workspace = workspace
         # A site that updates its index later may not find for a while what was just described.
         self._made: dict[str, Description] = {}
+        self._made_at: dict[str, float] = {}
 
     # --- what is there --------------------------------------------------------------------------------------------
 
@@ -159,6 +162,7 @@ class BlobShelf:
         self, blobs: Sequence[Blob], source: BlobSource, *, threads: int, meter: Meter
     ) -> tuple[dict[str, str], dict[str, Exception]]:
         """Upload those blobs that are not there; return digest to PID, and digest to error of those that failed."""
+        self._forget()
         there = self.find({blob.digest: blob.size for blob in blobs})
         missing = [blob for blob in blobs if blob.digest not in there]
         leftovers = self._leftovers(blob.digest for blob in missing)
@@ -228,8 +232,15 @@ class BlobShelf:
             if not self._exists(stored):
                 self._curator.delete_data(description.record)
             raise
-        self._made[blob.digest] = description
+        self._made[blob.digest], self._made_at[blob.digest] = description, time.monotonic()
         return description
+
+    def _forget(self) -> None:
+        """Forget what the site has had in its index for long, for programs that run for long."""
+        since = time.monotonic() - _INDEX_SECONDS
+        for digest in [digest for digest, at in self._made_at.items() if at < since]:
+            del self._made_at[digest]
+            self._made.pop(digest, None)
 
     def _assign(self, stored: StoredBlob) -> None:
         try:

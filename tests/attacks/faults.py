@@ -1,0 +1,205 @@
+"""Let one call to the operating system fail, for every call of an operation and every way in which it may fail.
+
+``python -m tests.attacks.faults`` tries all of them, in an order that the seed tells, as long as there is time.
+"""
+
+import argparse
+import errno
+import json
+import os
+import random
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.attacks.calls import REAL, Call, intercept
+from tests.attacks.scenes import SCENES, Scene, Scenery, Stage
+from tests.support import Outcome
+
+SHORT = "short"
+# What may go wrong with each call.
+_ERRORS = {
+    "open": ("ENOSPC", "EIO", "EACCES", "EMFILE", "EINTR"),
+    "close": ("EIO", "ENOSPC"),
+    "read": ("EIO", "EINTR", SHORT),
+    "write": ("ENOSPC", "EIO", "EINTR", SHORT),
+    "fsync": ("ENOSPC", "EIO", "EINTR"),
+    "ftruncate": ("EIO", "EACCES"),
+    "fstat": ("EIO",),
+    "mkdir": ("ENOSPC", "EIO", "EACCES"),
+    "rmdir": ("EIO", "EACCES"),
+    "unlink": ("EIO", "EACCES"),
+    "remove": ("EIO", "EACCES"),
+    "rename": ("ENOSPC", "EIO", "EACCES", "EINTR"),
+    "replace": ("ENOSPC", "EIO", "EACCES", "EINTR"),
+    "link": ("ENOSPC", "EIO", "EACCES", "EINTR", "EPERM"),
+    "stat": ("EIO", "EACCES"),
+    "lstat": ("EIO", "EACCES"),
+    "listdir": ("EIO", "EACCES", "EMFILE"),
+    "scandir": ("EIO", "EACCES", "EMFILE"),
+    "lockf": ("EIO", "ENOLCK", "EINTR"),
+    "sqlite": ("ENOSPC", "EIO", "EACCES", "EMFILE"),
+}
+_SQLITE = {
+    "ENOSPC": "database or disk is full",
+    "EIO": "disk I/O error",
+    "EACCES": "attempt to write a readonly database",
+    "EMFILE": "unable to open database file",
+}
+_NEEDS_ROOM = {"write", "mkdir", "link", "fsync"}
+
+
+class Fault(NamedTuple):
+    """Something that goes wrong.
+
+    Attributes
+    ----------
+    step : int
+        The number of the call that fails, counted from 1.
+    error : str
+        Its error, or that it reads or writes less than it was asked to.
+    lasts : bool
+        Whether all calls of its kind fail from then on, too.
+    """
+
+    step: int
+    error: str
+    lasts: bool = False
+
+
+def possible_faults(names: list[str]) -> Iterator[Fault]:
+    """Yield what may go wrong in a run that makes these calls."""
+    for step, name in enumerate(names, 1):
+        for error in _ERRORS[name]:
+            yield Fault(step, error)
+            if error != SHORT:
+                yield Fault(step, error, True)
+
+
+def calls_of(stage: Stage) -> list[str]:
+    """Run an operation and return the names of all calls that it makes."""
+    return [name for name, _ in calls_about(stage)]
+
+
+def calls_about(stage: Stage) -> list[tuple[str, str]]:
+    """Run an operation and return the names of all calls that it makes, each with the path that it is about."""
+    told = stage.workshop.folder / "calls"
+    with told.open("ab", buffering=0) as file:
+
+        def count(call: Call, make: Callable[[], Any]) -> Any:
+            file.write(f"{call.name} {call.path}\n".encode())
+            return make()
+
+        outcome = stage.run(lambda: intercept(stage.folders(), count))
+    assert outcome.code == 0, outcome.output
+    return [(name, path) for name, _, path in (line.partition(" ") for line in told.read_text().splitlines())]
+
+
+def strike(stage: Stage, fault: Fault) -> tuple[Outcome, str]:
+    """Run an operation with a fault, and return how it ended and which call failed."""
+    told = stage.workshop.folder / "failed"
+    outcome = stage.run(lambda: intercept(stage.folders(), _Failing(fault, told)))
+    return outcome, told.read_text() if told.exists() else "no call"
+
+
+class _Failing:
+    def __init__(self, fault: Fault, told: Path) -> None:
+        self._fault = fault
+        self._told = told
+        self._count = 0
+        self._first: Call | None = None
+
+    def __call__(self, call: Call, make: Callable[[], Any]) -> Any:
+        self._count += 1
+        if self._count == self._fault.step:
+            self._first = call
+            self._told.write_text(f"{call.name} {call.path} {call.other}")
+        if self._count == self._fault.step or (self._fault.lasts and self._is_struck(call)):
+            return self._fail(call, make)
+        return make()
+
+    def _is_struck(self, call: Call) -> bool:
+        if self._first is None:
+            return False
+        if self._fault.error == "ENOSPC" and call.name != "sqlite":
+            return call.creates or call.name in _NEEDS_ROOM
+        return call.name == self._first.name
+
+    def _fail(self, call: Call, make: Callable[[], Any]) -> Any:
+        if self._fault.error == SHORT:
+            if call.name == "write":
+                data = memoryview(call.arguments[0])
+                return REAL["write"](call.descriptor, data[: max(1, len(data) // 2)])
+            return REAL["read"](call.descriptor, max(1, call.arguments[0] // 2))
+        if call.name == "sqlite":
+            raise sqlite3.OperationalError(_SQLITE[self._fault.error])
+        if call.name == "close":
+            make()
+        code = getattr(errno, self._fault.error)
+        if call.descriptor >= 0:
+            raise OSError(code, os.strerror(code))
+        raise OSError(code, os.strerror(code), call.path, None, call.other or None)
+
+
+def complaints(stage: Stage, fault: Fault) -> tuple[list[str], Counter[str]]:
+    """Run an operation with a fault, and return what was not as it should be, and what the run came to."""
+    outcome, call = strike(stage, fault)
+    found = [*_badly_ended(outcome), *stage.broken()]
+    if outcome.code == 0:
+        found += stage.unfinished(is_tidy=False)
+    found += stage.completed()
+    return [f"{stage.scene.name}, {call}: {sentence}" for sentence in found], Counter({f"exit {outcome.code}": 1})
+
+
+def _badly_ended(outcome: Outcome) -> list[str]:
+    sentences = [line for line in outcome.output.splitlines() if line.startswith("ERROR: ")]
+    if "Traceback" in outcome.output or outcome.code not in (0, 30, 35) or (outcome.code and not sentences):
+        return [f"it ended with {outcome.code}: {outcome.output}"]
+    return []
+
+
+def every_fault(scenery: Scenery, scenes: list[Scene], dice: random.Random) -> list[tuple[Scene, Fault]]:
+    """Return all faults of some operations, shuffled."""
+    faults = []
+    for scene in scenes:
+        with scenery.stage(scene) as stage:
+            faults += [(scene, fault) for fault in possible_faults(calls_of(stage))]
+    dice.shuffle(faults)
+    return faults
+
+
+def main() -> int:
+    """Try faults, tell what was found, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.attacks.faults", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600, help="how long to go on; default: 600")
+    parser.add_argument("--seed", type=int, default=6, help="of the order; default: 6")
+    parser.add_argument("--scene", choices=SCENES, action="append", help="only this operation; may be repeated")
+    parser.add_argument("--fault", type=json.loads, help="only this one, for instance '[7, \"ENOSPC\", false]'")
+    given = parser.parse_args()
+    end = time.monotonic() + given.seconds
+    scenes = [SCENES[name] for name in given.scene or SCENES]
+    tried, findings, ends = 0, 0, Counter[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        scenery = Scenery(Path(folder))
+        faults = [(scene, Fault(*given.fault)) for scene in scenes] if given.fault else []
+        faults = faults or every_fault(scenery, scenes, random.Random(given.seed))
+        for scene, fault in faults:
+            if time.monotonic() > end:
+                break
+            with scenery.stage(scene) as stage:
+                found, ended = complaints(stage, fault)
+            tried, findings, ends = tried + 1, findings + bool(found), ends + ended
+            if found:
+                print(f"--scene {scene.name} --fault '{json.dumps(fault)}'", *found, sep="\n  ", flush=True)
+    told = ", ".join(f"{count} x {end}" for end, count in sorted(ends.items()))
+    print(f"{tried} of {len(faults)} faults ({told}), {findings} with findings, seed {given.seed}")
+    return bool(findings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

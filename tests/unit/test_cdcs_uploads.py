@@ -1,0 +1,598 @@
+"""How blobs get onto a CDCS site, and how two who bring the same bytes agree; the site is a few lines in memory."""
+
+import contextlib
+import io
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.archives.cdcs.bodies import TransferBrokenError
+from pipeline.archives.cdcs.client import Blob as StoredBlob
+from pipeline.archives.cdcs.client import Data
+from pipeline.archives.cdcs.contents import SEAL, encode_content, sealed
+from pipeline.archives.cdcs.downloads import Download
+from pipeline.archives.cdcs.http import NotAllowedError, NotFoundError, SiteUnavailableError
+from pipeline.archives.cdcs.uploads import BlobShelf, _CheckedSource, blob_number
+from pipeline.archives.sources import ProjectSource
+from pipeline.errors import PipelineError, SourceChangedError
+from pipeline.release import Blob
+from pipeline.transfer import Silent
+from tests.support import sha1
+
+HERE, ELSEWHERE, TEMPLATE = 1, 2, 9
+
+
+class Stream(io.BytesIO):
+    """What a site sends."""
+
+    start = 0
+
+    def __init__(self, data: bytes, length: int | None) -> None:
+        super().__init__(data)
+        self.length = length
+
+
+class Site:
+    """What is stored, by whom, and what was done, in order."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, tuple[StoredBlob, str, bytes]] = {}
+        self.data: dict[int, tuple[Data, str]] = {}
+        self.done: list[str] = []
+        self.numbers = itertools.count(100)
+        self.clock = itertools.count(1)
+        self.gives_pids = True
+
+    def put(self, data: bytes, owner: str, name: str = "", workspace: int | None = HERE) -> StoredBlob:
+        number = str(next(self.numbers))
+        handle = f"https://site/rest/blob/download/{number}/"
+        pid = f"https://site/pid/{number}" if self.gives_pids else None
+        stored = StoredBlob(number, name or sha1(data), handle, pid, workspace, None)
+        self.blobs[number] = (stored, owner, data)
+        return stored
+
+    def describe(self, stored: StoredBlob, owner: str, workspace: int = HERE, **changes: Any) -> Data:
+        _, _, data = self.blobs[str(stored.id)]
+        content = {"sha1": sha1(data), "blob/PID/": stored.pid or stored.handle, "/bytes/": len(data)}
+        return self.write(content | {"/handle/": stored.handle} | changes, owner, workspace)
+
+    def write(self, content: Any, owner: str, workspace: int = HERE) -> Data:
+        number, created = next(self.numbers), f"2026-11-23T00:00:{next(self.clock):02}"
+        title = str(content.get("sha1")) if isinstance(content, dict) else "nonsense"
+        text = encode_content(content) if isinstance(content, dict) else str(content)
+        self.data[number] = (Data(number, title, TEMPLATE, workspace, created, text), owner)
+        return self.data[number][0]
+
+
+class Curator:
+    """What a user can do with a site."""
+
+    attempts = 3
+
+    def __init__(self, site: Site, user: str) -> None:
+        self.site, self.user = site, user
+        self.unavailable = False
+        self.may_assign = True
+        self.before_describing: Callable[[], object] = lambda: None
+        self.paused: list[int] = []
+
+    def find_own_blobs(self, prefixes: Iterable[str]) -> list[StoredBlob]:
+        wanted = tuple(prefixes)
+        own = (stored for stored, owner, _ in self.site.blobs.values() if owner == self.user)
+        return [stored for stored in own if wanted and stored.filename.startswith(wanted)]
+
+    def query(self, templates: list[int], query: dict[str, Any], workspace: int, few: bool = False) -> Iterator[Data]:
+        assert templates == [TEMPLATE]
+        self.site.done.append("query")
+        for data, _ in list(self.site.data.values()):
+            with contextlib.suppress(PipelineError):
+                content = data.content()
+                asked = all(content.get(key) in values["$in"] for key, values in query.items())
+                assert all(len(values["$in"]) <= 100 for values in query.values())
+                if data.workspace == workspace and asked:
+                    yield data
+        yield from (data for data, _ in self.site.data.values() if data.title == "nonsense")
+
+    def get_blob(self, number: str) -> StoredBlob:
+        if self.unavailable:
+            raise SiteUnavailableError("the site is away")
+        if str(number) not in self.site.blobs:
+            raise NotFoundError("there is no such blob", 404)
+        return self.site.blobs[str(number)][0]
+
+    def is_here(self, url: str) -> bool:
+        return url.startswith("https://site/")
+
+    @contextlib.contextmanager
+    def open_blob(self, url: str, offset: int = 0, most: int = 0, attempts: int | None = None) -> Iterator[Stream]:
+        if self.unavailable:
+            raise SiteUnavailableError("the site is away")
+        for stored, _, data in self.site.blobs.values():
+            if url in (stored.pid, stored.handle):
+                yield Stream(data[:most], len(data))
+                return
+        raise NotFoundError("there is no such blob", 404)
+
+    def upload_blob(self, name: str, stream: Any, size: int, already_done: Any) -> StoredBlob:
+        data = b"".join(iter(lambda: stream.read(1000), b""))
+        assert len(data) == size
+        self.site.done.append(f"upload {name}")
+        return self.site.put(data, self.user, name, None)
+
+    def assign_blob(self, number: str, workspace: int) -> None:
+        if not self.may_assign:
+            raise NotAllowedError("you may not publish there", 403)
+        stored, owner, data = self.site.blobs[number]
+        self.site.blobs[number] = (stored._replace(workspace=workspace), owner, data)
+        self.site.done.append("assign")
+
+    def delete_blob(self, number: str) -> None:
+        self.site.done.append(f"delete blob of {self.site.blobs.pop(str(number))[1]}")
+
+    def own_data(self, title: str, template: int) -> list[Data]:
+        return [data for data, owner in self.site.data.values() if owner == self.user and data.title == title]
+
+    def create_data(self, title: str, template: int, workspace: int, content: dict[str, Any], done: Any) -> Data:
+        self.before_describing()
+        assert done() is None
+        self.site.done.append("describe")
+        made = self.site.write(content, self.user, workspace)
+        assert done() == made
+        return made
+
+    def attach_metadata(self, blob: str, data: int) -> None:
+        self.site.done.append("attach")
+
+    def delete_data(self, number: int) -> None:
+        self.site.done.append(f"delete data of {self.site.data.pop(number)[1]}")
+
+    def pause(self, failures: int) -> None:
+        self.paused.append(failures)
+
+
+class Meter(Silent):
+    """Remembers bytes and ends."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self.ended: list[tuple[str, int, bool, bool]] = []
+
+    def advanced(self, name: str, nbytes: int) -> None:
+        self.nbytes += nbytes
+
+    def finished(self, name: str, nbytes: int, error: Exception | None, moved: bool) -> None:
+        self.ended.append((name, nbytes, error is None, moved))
+
+
+class Desk:
+    """Alice, who uploads files of her folder; bob publishes there too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.site, self.meter = folder, Site(), Meter()
+        self.alice = Curator(self.site, "alice")
+
+    def shelf(self) -> BlobShelf:
+        """Return the blobs of the workspace as a new run sees them."""
+        return BlobShelf(self.alice, [TEMPLATE], HERE)  # type: ignore[arg-type]
+
+    def blob(self, data: bytes, name: str = "a.csv") -> Blob:
+        """Put a file into the folder, and return its blob."""
+        (self.folder / name).write_bytes(data)
+        return Blob(sha1(data), len(data), (name,))
+
+    def upload(self, *blobs: Blob, shelf: BlobShelf | None = None) -> tuple[dict[str, str], dict[str, Exception]]:
+        """Upload blobs."""
+        return (shelf or self.shelf()).upload(blobs, ProjectSource(self.folder), threads=1, meter=self.meter)
+
+    def steps(self) -> list[str]:
+        """Return what changed the site, in order."""
+        return [step for step in self.site.done if step != "query"]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+# Uploading
+
+
+@pytest.mark.parametrize("pids", [True, False])
+def test_a_blob_is_described_when_it_is_whole_and_can_be_read(desk: Desk, pids: bool) -> None:
+    desk.site.gives_pids = pids
+    blob = desk.blob(b"alpha")
+    found, failures = desk.upload(blob)
+    ((stored, owner, data),) = desk.site.blobs.values()
+    assert (found, failures) == ({blob.digest: stored.pid or stored.handle}, {})
+    assert desk.steps() == [f"upload {blob.digest}.csv", "assign", "describe", "attach"]
+    assert (owner, data, stored.workspace) == ("alice", b"alpha", HERE)
+    ((described, _),) = desk.site.data.values()
+    expected = {"sha1": blob.digest, "blob/PID/": stored.pid or stored.handle, "/bytes/": 5, "/handle/": stored.handle}
+    assert described.content() == sealed(expected)
+    assert (desk.meter.ended, desk.meter.nbytes) == ([("a.csv", 5, True, True)], 5)
+
+
+def test_what_is_there_is_not_uploaded_again(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    first = desk.upload(blob)
+    desk.site.done.clear()
+    desk.meter.ended.clear()
+    assert desk.upload(blob) == first
+    assert desk.steps() == []
+    assert desk.meter.ended == [("a.csv", 5, True, False)]
+
+
+@pytest.mark.parametrize("pids", [True, False])
+def test_what_another_user_described_is_used_while_it_can_be_read(desk: Desk, pids: bool) -> None:
+    desk.site.gives_pids = pids
+    blob = desk.blob(b"alpha")
+    theirs = desk.site.put(b"alpha", "bob")
+    desk.site.describe(theirs, "bob")
+    assert desk.upload(blob) == ({blob.digest: theirs.pid or theirs.handle}, {})
+    assert desk.steps() == []
+    del desk.site.blobs[str(theirs.id)]
+    (pid,) = desk.upload(blob)[0].values()
+    assert pid != theirs.pid
+    assert "assign" in desk.steps()
+
+
+@pytest.mark.parametrize(
+    "what", ["elsewhere", "checksum", "pid", "size", "digest", "nonsense", "list", "no pid", "seal"]
+)
+def test_a_description_that_does_not_fit_is_not_believed(desk: Desk, what: str) -> None:
+    blob = desk.blob(b"alpha")
+    theirs = desk.site.put(b"alpha", "bob", workspace=ELSEWHERE if what == "elsewhere" else HERE)
+    if what == "checksum":
+        wrong = theirs._replace(checksum=sha1(b"other"))
+        desk.site.blobs[str(theirs.id)] = (wrong, "bob", b"alpha")
+    changes: dict[str, dict[str, Any]] = {
+        "pid": {"blob/PID/": "https://site/pid/1"},
+        "size": {"/bytes/": 6},
+        "digest": {"sha1": blob.digest.upper()},
+        "nonsense": {"/bytes/": "5"},
+        "no pid": {"blob/PID/": None},
+        "seal": {SEAL: sha1(b"another description")},
+    }
+    if what == "list":
+        desk.site.write("[]", "bob")
+    else:
+        desk.site.describe(theirs, "bob", **changes.get(what, {}))
+    (pid,) = desk.upload(blob)[0].values()
+    assert pid != theirs.pid
+    assert f"upload {blob.digest}.csv" in desk.steps()
+
+
+@pytest.mark.parametrize("checksum", [sha1(b"alpha").upper(), "0" * 64, None])
+def test_a_checksum_that_fits_or_is_of_another_kind_is_no_doubt(desk: Desk, checksum: str | None) -> None:
+    blob = desk.blob(b"alpha")
+    theirs = desk.site.put(b"alpha", "bob")
+    desk.site.blobs[str(theirs.id)] = (theirs._replace(checksum=checksum), "bob", b"alpha")
+    desk.site.describe(theirs, "bob")
+    assert desk.upload(blob) == ({blob.digest: theirs.pid}, {})
+
+
+@pytest.mark.parametrize("there", [b"alpha", b"longer than it says", None])
+def test_a_description_without_a_handle_is_confirmed_by_its_pid(desk: Desk, there: bytes | None) -> None:
+    blob = desk.blob(b"alpha")
+    theirs = desk.site.put(b"alpha", "bob")
+    desk.site.describe(theirs, "bob", **{"/handle/": None})
+    if there is None:
+        del desk.site.blobs[str(theirs.id)]
+    else:
+        desk.site.blobs[str(theirs.id)] = (theirs, "bob", there)
+    assert (desk.shelf().find({blob.digest: 5}) != {}) == (there == b"alpha")
+
+
+def test_a_site_that_fails_is_not_taken_for_one_without_the_blob(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    desk.site.describe(desk.site.put(b"alpha", "bob"), "bob")
+    desk.alice.unavailable = True
+    with pytest.raises(SiteUnavailableError):
+        desk.upload(blob)
+    desk.site.data.clear()
+    desk.site.describe(desk.site.put(b"alpha", "bob"), "bob", **{"/handle/": None})
+    assert desk.shelf().find({blob.digest: 5}) == {}, "a PID that may not be read fails without a reason"
+
+
+def test_a_pid_of_another_site_is_not_asked(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    theirs = desk.site.put(b"alpha", "bob")
+    changes = {"/handle/": None, "blob/PID/": "https://elsewhere/pid/1"}
+    desk.site.describe(theirs, "bob", **changes)
+    desk.site.blobs[str(theirs.id)] = (theirs._replace(pid="https://elsewhere/pid/1"), "bob", b"alpha")
+    assert desk.shelf().find({blob.digest: 5}) == {}
+
+
+# What an interrupted run left
+
+
+@pytest.mark.parametrize("workspace", [None, HERE])
+def test_what_an_interrupted_run_uploaded_is_put_to_use(desk: Desk, workspace: int | None) -> None:
+    blob = desk.blob(b"alpha")
+    left = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", workspace)
+    assert desk.upload(blob) == ({blob.digest: left.pid}, {})
+    assert desk.steps() == [*(["assign"] if workspace is None else []), "describe", "attach"]
+    assert desk.meter.nbytes == 5
+
+
+@pytest.mark.parametrize("data", [b"ALPHA", b"alph", b"alpha beta", b""], ids=repr)
+def test_what_an_interrupted_run_left_with_other_bytes_is_deleted(desk: Desk, data: bytes) -> None:
+    blob = desk.blob(b"alpha")
+    desk.site.put(data, "alice", f"{blob.digest}.csv", None)
+    desk.upload(blob)
+    assert desk.steps()[:2] == ["delete blob of alice", f"upload {blob.digest}.csv"]
+    assert [data for _, _, data in desk.site.blobs.values()] == [b"alpha"]
+
+
+def test_what_is_in_another_workspace_or_of_another_user_is_left_alone(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    others = [desk.site.put(b"alpha", "alice", workspace=ELSEWHERE), desk.site.put(b"alpha", "bob", workspace=None)]
+    (pid,) = desk.upload(blob)[0].values()
+    assert pid not in {other.pid for other in others}
+    assert len(desk.site.blobs) == 3
+
+
+def test_what_was_described_elsewhere_or_otherwise_is_not_taken_for_this_description(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    desk.site.describe(desk.site.put(b"alpha", "alice", "other", ELSEWHERE), "alice", ELSEWHERE)
+    gone = desk.site.put(b"alpha", "alice")
+    desk.site.describe(gone, "alice")
+    del desk.site.blobs[str(gone.id)]
+    (pid,) = desk.upload(blob)[0].values()
+    assert pid != gone.pid
+    assert "describe" in desk.steps()
+
+
+# Two at once
+
+
+def bob_is_first(desk: Desk, *, readable: bool = True) -> StoredBlob:
+    """Let bob describe the same bytes just before alice does."""
+    theirs = desk.site.put(b"alpha", "bob")
+
+    def describe() -> None:
+        desk.site.describe(theirs, "bob")
+        if not readable:
+            del desk.site.blobs[str(theirs.id)]
+
+    desk.alice.before_describing = describe
+    return theirs
+
+
+def test_the_first_description_counts_and_the_later_one_goes_with_its_blob(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    theirs = bob_is_first(desk)
+    shelf = desk.shelf()
+    assert desk.upload(blob, shelf=shelf) == ({blob.digest: theirs.pid}, {})
+    assert desk.steps()[-2:] == ["delete data of alice", "delete blob of alice"]
+    assert [owner for _, owner in desk.site.data.values()] == ["bob"]
+    assert shelf.known({blob.digest: 5}) == {(blob.digest, theirs.pid)}
+
+
+def test_a_first_description_of_what_cannot_be_read_does_not_count(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    theirs = bob_is_first(desk, readable=False)
+    (pid,) = desk.upload(blob)[0].values()
+    assert pid != theirs.pid
+    assert len(desk.site.blobs) == 1
+    assert not any(step.startswith("delete") for step in desk.steps())
+
+
+def test_a_leftover_that_was_put_to_use_is_not_deleted(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    desk.site.put(b"alpha", "alice")
+    theirs = bob_is_first(desk)
+    assert desk.upload(blob)[0] == {blob.digest: theirs.pid}
+    assert desk.steps()[-1] == "delete data of alice"
+    assert len(desk.site.blobs) == 2
+
+
+def test_a_later_description_of_another_user_changes_nothing(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    first = desk.upload(blob)
+    desk.site.describe(desk.site.put(b"alpha", "bob"), "bob")
+    assert desk.upload(blob) == first
+
+
+def test_what_cannot_be_looked_up_in_the_end_harms_nobody(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = desk.blob(b"alpha")
+    shelf = desk.shelf()
+
+    def fail(sizes: Any) -> Any:
+        raise SiteUnavailableError("the site is away")
+
+    monkeypatch.setattr(desk.alice, "attach_metadata", lambda *_: monkeypatch.setattr(shelf, "described", fail))
+    pids, failures = desk.upload(blob, shelf=shelf)
+    assert set(pids) == {blob.digest}
+    assert failures == {}
+
+
+# Failures
+
+
+@pytest.mark.parametrize("now", [b"ALPHA", b"alph", b"alpha beta", b""], ids=repr)
+def test_a_file_that_changed_leaves_no_blob_and_does_not_stop_the_others(desk: Desk, now: bytes) -> None:
+    wrong, right = desk.blob(b"alpha", "wrong.csv"), desk.blob(b"beta", "right.csv")
+    (desk.folder / "wrong.csv").write_bytes(now)
+    pids, failures = desk.upload(wrong, right)
+    assert (set(pids), set(failures)) == ({right.digest}, {wrong.digest})
+    assert isinstance(failures[wrong.digest], SourceChangedError)
+    assert [data for _, _, data in desk.site.blobs.values()] == [b"beta"]
+    assert sorted(desk.meter.ended) == [("right.csv", 4, True, True), ("wrong.csv", 0, False, False)]
+
+
+def test_who_may_not_publish_leaves_nothing_and_is_told_once(desk: Desk) -> None:
+    desk.alice.may_assign = False
+    blobs = [desk.blob(b"%d" % n, f"{n}.csv") for n in range(4)]
+    pids, failures = desk.upload(*blobs)
+    assert pids == {}
+    assert set(failures) == {blob.digest for blob in blobs}
+    assert {str(error) for error in failures.values()} == {"you may not publish there"}
+    assert [step.split()[0] for step in desk.steps()] == ["upload", "delete"]
+    assert desk.site.blobs == {}
+
+
+# What is there
+
+
+def test_many_blobs_are_asked_for_in_parts(desk: Desk) -> None:
+    for n in range(200):
+        desk.site.describe(desk.site.put(b"%d" % n, "bob"), "bob")
+    sizes = {sha1(b"%d" % n): len(b"%d" % n) for n in range(250)}
+    assert set(desk.shelf().described(sizes)) == {sha1(b"%d" % n) for n in range(200)}
+    assert desk.site.done.count("query") == 3
+    assert len(desk.shelf().known(sizes)) == 200
+    assert len(list(desk.shelf().descriptions({}))) == 200
+    pids = [f"https://site/pid/{n}" for n in range(100, 110, 2)]
+    assert set(desk.shelf().by_pid(pids)) == set(pids)
+
+
+@pytest.mark.parametrize("changes", [{"sha1": "nonsense"}, {"sha1": None}, {"/bytes/": "5"}, {"/bytes/": None}])
+def test_nonsense_about_a_blob_is_passed_over(desk: Desk, changes: dict[str, Any]) -> None:
+    theirs = desk.site.put(b"alpha", "bob")
+    desk.site.describe(theirs, "bob", **changes)
+    assert theirs.pid
+    assert desk.shelf().by_pid([theirs.pid]) == {}
+
+
+def test_of_several_descriptions_the_earliest_comes_first(desk: Desk) -> None:
+    stored = [desk.site.put(b"alpha", "bob") for _ in range(3)]
+    for one in reversed(stored):
+        desk.site.describe(one, "bob")
+    said = desk.shelf().described({sha1(b"alpha"): 5})[sha1(b"alpha")]
+    assert [description.pid for description in said] == [one.pid for one in reversed(stored)]
+    assert desk.shelf().find({sha1(b"alpha"): 5})[sha1(b"alpha")] == said[0]
+
+
+def test_what_was_just_uploaded_is_known_although_the_site_does_not_find_it_yet(desk: Desk) -> None:
+    blob, shelf = desk.blob(b"alpha"), desk.shelf()
+    pids, _ = desk.upload(blob, shelf=shelf)
+    desk.site.data.clear()
+    assert shelf.known({blob.digest: 5}) == {(blob.digest, pids[blob.digest])}
+    assert shelf.known({blob.digest: 6}) == set()
+    assert set(shelf.find({blob.digest: 5})) == {blob.digest}
+    assert desk.shelf().known({blob.digest: 5}) == set()
+
+
+@pytest.mark.parametrize(
+    ("handle", "number"),
+    [
+        ("https://site/rest/blob/download/12ab/", "12ab"),
+        ("https://site/7", "7"),
+        ("https://site/?x", None),
+        (None, None),
+    ],
+)
+def test_a_handle_ends_with_the_id(handle: str | None, number: str | None) -> None:
+    assert blob_number(handle) == number
+
+
+# A blob on its way
+
+
+def test_an_upload_that_is_repeated_starts_over(desk: Desk) -> None:
+    blob = desk.blob(b"alpha" * 1000)
+    with _CheckedSource(ProjectSource(desk.folder), blob, desk.meter, lambda: None) as stream:
+        assert stream.seek(0) == 0
+        assert stream.read(3000) == b"alpha" * 600
+        assert (stream.tell(), desk.meter.nbytes) == (3000, 3000)
+        assert stream.seek(0) == 0
+        assert (stream.tell(), desk.meter.nbytes) == (0, 0)
+        assert b"".join(iter(lambda: stream.read(999), b"")) == b"alpha" * 1000
+        assert desk.meter.nbytes == 5000
+        for offset, whence in ((1, io.SEEK_SET), (0, io.SEEK_END), (0, io.SEEK_CUR)):
+            with pytest.raises(io.UnsupportedOperation):
+                stream.seek(offset, whence)
+
+
+def test_an_upload_stops_when_it_is_told_to(desk: Desk) -> None:
+    def check() -> None:
+        raise InterruptedError
+
+    with (
+        _CheckedSource(ProjectSource(desk.folder), desk.blob(b"alpha"), desk.meter, check) as stream,
+        pytest.raises(InterruptedError),
+    ):
+        stream.read(1)
+
+
+def test_a_source_that_is_too_long_is_noticed_before_more_is_sent_than_there_should_be(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    (desk.folder / "a.csv").write_bytes(b"alpha" * 1000)
+    with _CheckedSource(ProjectSource(desk.folder), blob, desk.meter, lambda: None) as stream:
+        assert stream.read(5) == b"alpha"
+        with pytest.raises(SourceChangedError):
+            stream.read(5)
+    with (
+        _CheckedSource(ProjectSource(desk.folder), blob, desk.meter, lambda: None) as stream,
+        pytest.raises(SourceChangedError),
+    ):
+        stream.read(6)
+
+
+class BreakingStream(Stream):
+    """Breaks off after some bytes."""
+
+    def __init__(self, data: bytes, start: int, most: int) -> None:
+        super().__init__(data[start:], len(data))
+        self.start, self._most = start, most
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._most:
+            raise TransferBrokenError("it broke off")
+        count = super().readinto(memoryview(buffer)[: self._most])
+        self._most -= count
+        return count
+
+    def read(self, size: int | None = -1) -> bytes:
+        buffer = bytearray(100 if size in (None, -1) else size)
+        return bytes(buffer[: self.readinto(buffer)])
+
+
+class BreakingCurator(Curator):
+    """A site that breaks off after some bytes each time, with or without `Range`."""
+
+    def __init__(self, data: bytes, most: list[int], ranges: bool) -> None:
+        super().__init__(Site(), "alice")
+        self.bytes, self.most, self.ranges = data, most, ranges
+        self.asked: list[int] = []
+
+    @contextlib.contextmanager
+    def open_blob(self, url: str, offset: int = 0, most: int = 0, attempts: int | None = None) -> Iterator[Stream]:
+        self.asked.append(offset)
+        assert most == len(self.bytes) + 1
+        broken = self.most.pop(0) if self.most else 10**9
+        yield BreakingStream(self.bytes, offset if self.ranges else 0, broken)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("offset", [0, 7])
+def test_a_download_that_breaks_off_goes_on(ranges: bool, offset: int) -> None:
+    data = bytes(range(250))
+    site = BreakingCurator(data, [60, 60 if ranges else 100], ranges)
+    with Download(site, "https://site/pid/1", offset, len(data)) as stream:  # type: ignore[arg-type]
+        assert stream.readable()
+        assert stream.readall() == data[offset:]
+    assert site.asked == ([offset, offset + 60, offset + 120] if ranges else [offset, 60, 100])
+    assert site.paused == [1, 2]
+
+
+def test_a_download_that_breaks_off_again_and_again_is_given_up() -> None:
+    site = BreakingCurator(bytes(250), [10, 0, 0, 0], True)
+    with (
+        Download(site, "https://site/pid/1", 0, 250) as stream,  # type: ignore[arg-type]
+        pytest.raises(TransferBrokenError),
+    ):
+        stream.readall()
+    assert site.paused == [1, 2]
+
+
+def test_a_download_that_makes_progress_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.archives.cdcs.downloads._PROGRESS", 20)
+    site = BreakingCurator(bytes(250), [20] * 12, True)
+    with Download(site, "https://site/pid/1", 0, 250) as stream:  # type: ignore[arg-type]
+        assert stream.readall() == bytes(250)
+    assert site.paused == [1] * 12
