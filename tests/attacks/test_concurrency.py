@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import random
 import signal
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.archives.sources import ProjectSource
 from pipeline.locks import locks_for
+from pipeline.release import Blob
+from pipeline.transfer import Silent
 from tests.attacks.concurrency import (
     Arena,
     ends,
@@ -20,7 +24,7 @@ from tests.attacks.concurrency import (
     publish_one_version,
     wait_until,
 )
-from tests.attacks.places import Folder
+from tests.attacks.places import Folder, OnSite
 from tests.cdcs import serve
 from tests.cdcs_server import CDCSServer
 from tests.luigid import Scheduler
@@ -87,6 +91,29 @@ def test_who_comes_late_does_not_publish_over_what_was_published_meanwhile(arena
     assert outcome.code == 30, outcome.output
     assert "sample-v0.1.0 is in" in outcome.output
     assert arena.look() == 1
+
+
+def test_a_blob_that_was_put_to_use_when_its_owner_took_it_back_is_uploaded_anew(
+    server: CDCSServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, data = OnSite(server, "taken back"), b"what three publish at once"
+    (tmp_path / "a.csv").write_bytes(data)
+    curator, shelf = place.alice.curator, place.alice.shelf(place.workspace)
+    left = curator.upload_blob(f"{sha1(data)}.csv", io.BytesIO(data), len(data), lambda: None)
+    attach = curator.attach_metadata
+
+    def too_late(blob: int, record: int) -> None:
+        if blob == left.id:
+            curator.delete_blob(blob)
+        attach(blob, record)
+
+    monkeypatch.setattr(curator, "attach_metadata", too_late)
+    blob = Blob(sha1(data), len(data), ("a.csv",))
+    pids, failures = shelf.upload([blob], ProjectSource(tmp_path), threads=1, meter=Silent())
+    assert not failures, failures
+    assert place.blob("", blob.digest) == data
+    (described,) = shelf.described({blob.digest: blob.size})[blob.digest]
+    assert pids == {blob.digest: described.pid}
 
 
 def test_a_lock_is_held_by_one_that_lives_and_never_by_the_dead(tmp_path: Path) -> None:

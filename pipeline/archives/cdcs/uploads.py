@@ -24,7 +24,7 @@ from ..sources import BlobSource
 from .client import Blob as StoredBlob
 from .client import CDCSClient, Data
 from .contents import is_sealed, sealed, without
-from .http import Ident, NotAllowedError, SiteUnavailableError
+from .http import Ident, NotAllowedError, NotFoundError, SiteUnavailableError
 
 SHA1_KEY, PID_KEY, HANDLE_KEY = "sha1", "blob/PID/", "/handle/"
 # A site gives at most a hundred records in one answer, and a blob may be described more than once.
@@ -198,19 +198,42 @@ class BlobShelf:
         self, blob: Blob, leftovers: list[StoredBlob], source: BlobSource, meter: Meter, workers: Workers
     ) -> _Upload:
         stored = self._whole(leftovers, blob, workers.check)
-        is_new = stored is None
         if stored is not None:
-            meter.advanced(blob.paths[0], blob.size)
-        else:
-            stored = self._send(blob, source, meter, workers.check)
+            try:
+                used = _Upload(stored, self._put_to_use(stored, blob), False)
+                meter.advanced(blob.paths[0], blob.size)
+                return used
+            except NotAllowedError:
+                raise
+            except ArchiveError:
+                # The run that uploaded it removes it when a third one was faster than both.
+                if self._exists(stored):
+                    raise
+        stored = self._send(blob, source, meter, workers.check)
+        return _Upload(stored, self._put_to_use(stored, blob), True)
+
+    def _exists(self, stored: StoredBlob) -> bool:
+        try:
+            self._curator.get_blob(stored.id)
+        except NotFoundError:
+            return False
+        return True
+
+    def _put_to_use(self, stored: StoredBlob, blob: Blob) -> Description:
+        """Let everybody see a blob that is whole, and describe it."""
         if stored.workspace is None:
             self._assign(stored)
         # A blob of another run can be seen before it has its PID; sites without PIDs have the handle only.
         pid = stored.pid or self._curator.get_blob(stored.id).pid or stored.handle
         description = self.describe(blob, pid, stored.handle)
-        self._curator.attach_metadata(stored.id, description.record)
+        try:
+            self._curator.attach_metadata(stored.id, description.record)
+        except ArchiveError:
+            if not self._exists(stored):
+                self._curator.delete_data(description.record)
+            raise
         self._made[blob.digest], self._made_at[blob.digest] = description, time.monotonic()
-        return _Upload(stored, description, is_new)
+        return description
 
     def _forget(self) -> None:
         """Forget what the site has had in its index for long, for programs that run for long."""
@@ -255,8 +278,9 @@ class BlobShelf:
     def _whole(self, leftovers: list[StoredBlob], blob: Blob, check: Callable[[], None]) -> StoredBlob | None:
         """Return one that has all bytes of the blob; delete those that have others."""
         for stored in leftovers:
-            if self.holds(stored, blob, check):
-                return stored
+            with contextlib.suppress(NotFoundError):
+                if self.holds(stored, blob, check):
+                    return stored
             self._curator.delete_blob(stored.id)
         return None
 
