@@ -56,6 +56,7 @@ def dump_mapping(content: Mapping[str, Any]) -> bytes:
     _check_keys(content)
     try:
         pieces = [piece for key, value in content.items() for piece in (b",\n", _dump(key), b": ", _dump(value))]
+        check_depth(content)  # here, where it is known not to contain itself
         return b"".join([b"{\n", *pieces[1:], b"\n}\n"])
     except (TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = printable(str(error).splitlines()[0])

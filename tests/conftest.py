@@ -8,6 +8,7 @@ import pytest
 from hypothesis import Phase, settings
 from keyring.backends.null import Keyring
 
+import pipeline.hiding
 from tests.support import Workshop
 
 
@@ -20,6 +21,14 @@ def no_keyring() -> Iterator[None]:
         keyring.set_keyring(Keyring())
         yield
     keyring.set_keyring(own)
+
+
+@pytest.fixture(autouse=True)
+def no_secrets_of_others() -> Iterator[None]:
+    """Let the passwords of one test be ordinary words in the next one."""
+    known = pipeline.hiding._known
+    yield
+    pipeline.hiding._known = known
 
 
 @pytest.fixture

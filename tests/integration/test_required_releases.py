@@ -10,7 +10,7 @@ import yaml
 
 from pipeline import FileSystemArchive
 from pipeline.archives.filesystem import create_archive
-from pipeline.errors import LockFileError, RequirementsError
+from pipeline.errors import LockFileError, RecordError, RequirementsError
 from pipeline.tasks.required import Shelf, choose, keep
 from tests.support import Outcome, Workshop, sha1, tree
 
@@ -248,6 +248,9 @@ def test_a_lock_file_for_something_else_is_refused(shop: Workshop) -> None:
 def test_another_record_under_a_locked_version_is_refused(shop: Workshop) -> None:
     file, record = lock(shop), shop.record_file("3.1.0", "probes")
     record.write_bytes(record.read_bytes().replace(b'"requirements": []', b'"requirements": null'))
+    with pytest.raises(RecordError, match="does not have the bytes that were published"):
+        refusal(shelf(shop), file)
+    shutil.rmtree(record.parent / ".records")
     gone = f"names probes-v3.1.0, which is no longer in {shop.archive}"
     assert f"{gone} with the same record; restore it" in refusal(shelf(shop), file)
     record.unlink()
