@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.transfer import Silent
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "tests" / "data" / "example-project"
 
@@ -124,3 +126,39 @@ def bytes_written(process: "subprocess.Popen[str]") -> int:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return int(account["wchar"])
+
+
+class Counting(Silent):
+    """A meter that counts bytes, and remembers what came to its end."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self.ended: list[tuple[str, int, bool, bool]] = []
+
+    def advanced(self, name: str, nbytes: int) -> None:
+        """Count."""
+        self.nbytes += nbytes
+
+    def finished(self, name: str, nbytes: int, error: Exception | None, moved: bool) -> None:
+        """Remember."""
+        self.ended.append((name, nbytes, error is None, moved))
+
+
+# Everything that anybody logs, on standard error, as a logging_conf_file.
+LOGS_ON_SCREEN = """
+[loggers]
+keys = root
+[handlers]
+keys = screen
+[formatters]
+keys = plain
+[logger_root]
+level = DEBUG
+handlers = screen
+[handler_screen]
+class = StreamHandler
+formatter = plain
+args = (sys.stderr,)
+[formatter_plain]
+format = %(levelname)s: %(name)s %(message)s
+"""

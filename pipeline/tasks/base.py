@@ -104,7 +104,8 @@ class ArchiveParameter(luigi.Parameter):
 def night_parameter() -> Any:
     """Return the parameter of a task that runs every night: its date, by default that on which the program started."""
     # The local date, as in cron.
-    return luigi.DateParameter(default=date.today(), description="The night that this is for; default: today.")  # noqa: DTZ011
+    today = date.today()  # noqa: DTZ011  a night is that of the place where the task runs
+    return luigi.DateParameter(default=today, description="The night that this is for; default: today.")
 
 
 def announce_archive(archive: str) -> None:

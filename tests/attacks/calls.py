@@ -146,7 +146,7 @@ class _Interceptor:
         if buffering == 0:
             return raw
         kind = io.BufferedRandom if "+" in mode else io.BufferedReader if "r" in mode else io.BufferedWriter
-        stream = kind(raw)  # type: ignore[arg-type]
+        stream = kind(raw)  # type: ignore[arg-type]  # a raw stream of our own
         return stream if "b" in mode else io.TextIOWrapper(stream, encoding, errors, newline)
 
     def lockf(self, real: Callable[..., Any], fd: int, *args: Any) -> Any:
@@ -210,6 +210,7 @@ def intercept(folders: Iterable[Path], around: Around) -> None:
         setattr(os, name, functools.partial(between.about_path, name))
     for name in DESCRIPTOR_CALLS:
         setattr(os, name, functools.partial(between.about_descriptor, name))
+    # Each stands for the function that it calls, with the same parameters, which mypy cannot see.
     os.open, os.close = between.open, between.close  # type: ignore[assignment]
     io.FileIO = _File  # type: ignore[misc]
     io.open = builtins.open = between.open_stream  # type: ignore[assignment]

@@ -36,7 +36,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, f"waited in vain until {what}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks
 
 
 class Arena:
@@ -188,7 +188,7 @@ def fight_for_a_lock(folder: Path, processes: int, rounds: int, dice: random.Ran
     fighters = [_fork(_Fighter(folder, rounds, dice.randrange(2**32))) for _ in range(processes)]
     kills = 0
     while not all(map(_is_over, fighters)):
-        time.sleep(dice.random() * 0.05)
+        time.sleep(dice.random() * 0.05)  # so that the moments differ
         if kills < processes // 2:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(dice.choice(fighters), signal.SIGKILL)
@@ -220,7 +220,7 @@ class _Fighter:
             for _ in range(self.dice.randrange(20)):
                 if not part.exists() or part.read_text() != me:
                     return 3
-                time.sleep(0.0002)
+                time.sleep(0.0002)  # the lock is held so long, that others come
             self.inside.unlink()
             part.unlink()
             locks.release([key])

@@ -51,7 +51,7 @@ def suicide(stage: Stage, step: int, has_links: bool = True) -> Callable[[], Non
 
 def killed_after(run: ForkedRun, seconds: float, *, alone: bool) -> None:
     """Kill a run some time after it was started: its first process alone, or all of them."""
-    time.sleep(seconds)
+    time.sleep(seconds)  # until the random moment of the kill
     with contextlib.suppress(ProcessLookupError):
         (os.kill if alone else os.killpg)(run.pid, signal.SIGKILL)
 
@@ -87,7 +87,7 @@ def kill_at_a_moment(stage: Stage, dice: random.Random, seconds: float) -> tuple
 def kill_one_of_two(stage: Stage, dice: random.Random, seconds: float, most: int) -> tuple[list[str], int]:
     """Let two runs do the same at once, and kill one or both."""
     first = stage.fork(suicide(stage, dice.randrange(1, most + 1)))
-    time.sleep(dice.uniform(0, seconds / 2))
+    time.sleep(dice.uniform(0, seconds / 2))  # so that the second run comes at another moment each time
     second = stage.fork()
     if dice.random() < 0.5:
         killed_after(second, dice.uniform(0, seconds), alone=True)

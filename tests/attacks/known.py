@@ -51,7 +51,7 @@ def satisfies(version: str, expression: str) -> bool:
         ">": lambda a, b: a > b, "<": lambda a, b: a < b,
     }  # fmt: skip
     for part in filter(None, expression.split(",")):
-        sign, bound = re.fullmatch("([=!<>]*)(.*)", part).groups()  # type: ignore[union-attr]
+        sign, bound = re.fullmatch("([=!<>]*)(.*)", part).groups()  # type: ignore[union-attr]  # it always matches
         if not tests[sign or "=="](precedence(version)[0], precedence(bound)[0]):
             return False
     return True

@@ -163,7 +163,7 @@ def grow_old(cache: Path) -> None:
 def compress_time() -> None:
     """Let limits be met within a few nights of this process and its children."""
     pipeline.checksums._MOST_FOLDERS = FOLDERS_IN_CACHE
-    pipeline.manifest._DAY_SECONDS = 1e-3  # type: ignore[assignment]
+    pipeline.manifest._DAY_SECONDS = 1e-3  # type: ignore[assignment]  # a shorter day than a whole second
     pipeline.report._NIGHTS_SHOWN = 3
 
 

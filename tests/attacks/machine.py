@@ -68,7 +68,7 @@ class ArchiveMachine(RuleBasedStateMachine):
 
     def open_places(self, workspace: str) -> tuple[Place, Place]:
         """Return the archive and its mirror."""
-        return tuple(Folder(self.folder / name, workspace) for name in ("archive", "mirror"))  # type: ignore[return-value]
+        return tuple(Folder(self.folder / name, workspace) for name in ("archive", "mirror"))  # type: ignore[return-value]  # two
 
     @initialize(workspace=st.sampled_from(("Global Public Workspace", "Größen & <Maße> 量", "x" * 200)))
     def begin(self, workspace: str) -> None:

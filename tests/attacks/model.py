@@ -149,7 +149,7 @@ class SiteMachine(Machine):
     numbers: ClassVar[Iterable[int]] = itertools.count()
 
     def open_places(self, workspace: str) -> tuple[Place, Place]:
-        number = next(self.numbers)  # type: ignore[call-overload]
+        number = next(self.numbers)  # type: ignore[call-overload]  # hypothesis types what rules draw as objects
         workspace = f"{number} {workspace}"[:150]
         # What the server keeps of one sequence is not taken for that of another one.
         self.salt = f" {number}".encode()

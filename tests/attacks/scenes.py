@@ -243,7 +243,7 @@ def wrong_in(folder: Path) -> Iterator[str]:
 def settled(folder: Path) -> Tree:
     """Return all that is in the folders of a workshop, without the moments at which it was made."""
     tree: Tree = {}
-    for path in (path for name in FOLDERS for path in (folder / name).rglob("*")):
+    for path in (path for name in FOLDERS for path in sorted((folder / name).rglob("*"))):
         data = None if path.is_dir() else path.read_bytes()
         if data is not None and b'"origin"' in data:
             data = _ACCIDENTAL.sub(b"", data)

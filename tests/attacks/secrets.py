@@ -35,7 +35,7 @@ from tests.cdcs_server.fake_cdcs import TOKEN, FakeCDCS
 from tests.cdcs_server.server import User
 from tests.forked import ForkedWorkshop
 from tests.luigid import Scheduler
-from tests.support import Outcome, Workshop
+from tests.support import LOGS_ON_SCREEN, Outcome, Workshop
 from tests.terminal import Terminal
 
 # Passwords whose letters are spelled otherwise in JSON, in URLs, in HTML and by Python.
@@ -59,24 +59,6 @@ USERS = {
     "keeper": SECRETS["the password in the keyring"],
     "typist": SECRETS["the typed password"],
 }
-# Everything that anybody logs, on standard error.
-_LOGGING = """
-[loggers]
-keys = root
-[handlers]
-keys = screen
-[formatters]
-keys = plain
-[logger_root]
-level = DEBUG
-handlers = screen
-[handler_screen]
-class = StreamHandler
-formatter = plain
-args = (sys.stderr,)
-[formatter_plain]
-format = %(levelname)s: %(name)s %(message)s
-"""
 
 
 class DebuggedScheduler(Scheduler):
@@ -86,7 +68,7 @@ class DebuggedScheduler(Scheduler):
         """Write the configuration of luigid, and that of the runs."""
         super().configure()
         everything = self.folder / "logging.cfg"
-        everything.write_text(_LOGGING)
+        everything.write_text(LOGS_ON_SCREEN)
         for file in (self.folder / "luigi.cfg", self.workshop.folder / "central.cfg"):
             text = file.read_text()
             text = text if "[core]" in text else f"[core]\n{text}"

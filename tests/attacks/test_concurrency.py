@@ -72,7 +72,7 @@ def late(self):
     here = pathlib.Path({here!r})
     here.touch()
     while here.exists():
-        time.sleep(0.01)
+        time.sleep(0.01)  # until the test lets it go on
     return final_record(self)
 UploadRun.final_record = late
 """
@@ -263,7 +263,7 @@ def test_an_audit_does_not_believe_that_a_blob_was_read_in_the_future(folder: Ar
     assert isinstance(folder.place, Folder)
     folder.project("project", FILES)
     assert ends(folder.publish("project", "0.1.0"))[0].code == 0
-    tonight = date.today() + timedelta(days=1)  # noqa: DTZ011
+    tonight = date.today() + timedelta(days=1)  # noqa: DTZ011  the night of this machine, as the task has it
     options = {"archive": folder.place.location, "workspace": folder.place.workspace}
     later = tonight + timedelta(days=4000)
     outcome = folder.workshop.run_with(SHIFT.format(days=4000), "AuditArchive", date=later, **options)

@@ -102,7 +102,7 @@ def _wait(child: int, end: float) -> int | None:
         if ended:
             code = os.waitstatus_to_exitcode(status)
             break
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks at the child
     # Also what the tests had started.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)

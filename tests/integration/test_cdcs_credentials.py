@@ -25,7 +25,7 @@ from pipeline import CDCSArchive, credentials
 from pipeline.errors import CredentialsError, PipelineError
 from tests.cdcs_server import USERS, CDCSServer
 from tests.cdcs_server.fake import CERTIFICATE, FakeSite, Seen, Visit
-from tests.support import Outcome, Workshop, sha1, tree
+from tests.support import LOGS_ON_SCREEN, Outcome, Workshop, sha1, tree
 from tests.terminal import PATIENCE, Terminal
 
 PASSWORD = USERS["alice"].password
@@ -349,24 +349,6 @@ def test_of_two_hosts_in_one_process_neither_gets_the_plain_variables(
 
 # --- nowhere ----------------------------------------------------------------------------------------------------------
 
-LOGGING = """
-[loggers]
-keys = root
-[handlers]
-keys = screen
-[formatters]
-keys = plain
-[logger_root]
-level = DEBUG
-handlers = screen
-[handler_screen]
-class = StreamHandler
-formatter = plain
-args = (sys.stderr,)
-[formatter_plain]
-format = %(name)s %(message)s
-"""
-
 
 class Luigid:
     """A central scheduler, and everything that it tells."""
@@ -421,7 +403,7 @@ def test_a_secret_is_nowhere(desk: Desk, server: CDCSServer) -> None:
     luigid = Luigid(desk.workshop.folder / "luigid")
     try:
         central = {"local_scheduler": "false", "scheduler_host": "127.0.0.1", "scheduler_port": luigid.port}
-        (desk.workshop.folder / "logging.cfg").write_text(LOGGING)
+        (desk.workshop.folder / "logging.cfg").write_text(LOGS_ON_SCREEN)
         lines = [f"{name} = {value}" for name, value in {**central, "logging_conf_file": "logging.cfg"}.items()]
         (desk.workshop.folder / "central.cfg").write_text("\n".join(["[core]", *lines, ""]))
         desk.workshop.environment["LUIGI_CONFIG_PATH"] = "central.cfg"

@@ -19,8 +19,7 @@ from pipeline.archives.cdcs.uploads import BlobShelf, _CheckedSource, blob_numbe
 from pipeline.archives.sources import ProjectSource
 from pipeline.errors import PipelineError, SourceChangedError
 from pipeline.release import Blob
-from pipeline.transfer import Silent
-from tests.support import sha1
+from tests.support import Counting, sha1
 
 HERE, ELSEWHERE, TEMPLATE = 1, 2, 9
 
@@ -153,25 +152,11 @@ class Curator:
         self.paused.append(failures)
 
 
-class Meter(Silent):
-    """Remembers bytes and ends."""
-
-    def __init__(self) -> None:
-        self.nbytes = 0
-        self.ended: list[tuple[str, int, bool, bool]] = []
-
-    def advanced(self, name: str, nbytes: int) -> None:
-        self.nbytes += nbytes
-
-    def finished(self, name: str, nbytes: int, error: Exception | None, moved: bool) -> None:
-        self.ended.append((name, nbytes, error is None, moved))
-
-
 class Desk:
     """Alice, who uploads files of her folder; bob publishes there too."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.site, self.meter = folder, Site(), Meter()
+        self.folder, self.site, self.meter = folder, Site(), Counting()
         self.alice = Curator(self.site, "alice")
 
     def shelf(self) -> BlobShelf:

@@ -15,9 +15,8 @@ from pipeline.destination import Destination, fetch_file
 from pipeline.errors import BlobDamagedError, BlobsFailedError, PipelineError, RecordError
 from pipeline.locks import locks_for
 from pipeline.release import BYTES, FILE, FOLDER, ITEM, PATH, SHA1, Blob, ReleaseRecord
-from pipeline.transfer import Silent
 from tests.disk import Disk, linux_only
-from tests.support import sha1, tree
+from tests.support import Counting, sha1, tree
 
 Files = dict[str, bytes | None]
 FILES: Files = {"a.csv": b"alpha", "deep/er/b.csv": b"beta", "twin.csv": b"alpha", "deep/empty": b"", "hollow": None}
@@ -35,20 +34,6 @@ def record_of(files: Files) -> ReleaseRecord:
         place[name] = {PATH: path, **kind}
     title = {"title": "sample-v0.1.0", "title_versionless": "sample", "version": "0.1.0"}
     return ReleaseRecord({**title, "project": project})
-
-
-class Counting(Silent):
-    """A meter that counts bytes, and remembers what came to its end."""
-
-    def __init__(self) -> None:
-        self.nbytes = 0
-        self.ended: list[tuple[str, int, bool, bool]] = []
-
-    def advanced(self, name: str, nbytes: int) -> None:
-        self.nbytes += nbytes
-
-    def finished(self, name: str, nbytes: int, error: Exception | None, moved: bool) -> None:
-        self.ended.append((name, nbytes, error is None, moved))
 
 
 class Fetch:
