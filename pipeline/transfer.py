@@ -7,14 +7,13 @@ final name always holds bytes with the right digest, also after a power failure.
 
 import contextlib
 import io
-import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from .checksums import CHUNK, Stream, algorithm, new_hash, open_regular, read_chunks
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 
-_GROUP_FILES = 512
+_GROUP_FILES = 256
 _GROUP_BYTES = 2**32
 _LARGE_BYTES = 2**18
 _LONGEST_UNSYNCED_SECONDS = 2.0
@@ -135,19 +134,17 @@ def move_blobs(
     dict
         The blobs that could not be moved, digest to error.
     """
-    # Two pools, because each learns how many threads help: those that make durable wait more than those that write.
-    hashers = ThreadPoolExecutor(threads, "pipeline-hash")
-    with hashers, Workers(threads, meter.tick) as workers, Workers(threads, meter.tick) as syncers:
-        mover = _Mover(staging, workers, syncers, hashers, meter, chunk)
-        for group in _groups(moves):
-            mover.move(group)
-        mover.finish()
+    mover = _Mover(staging, threads, meter, chunk)
+    try:
+        mover.move(_groups(moves))
+    finally:
+        mover.close()
     return mover.failures
 
 
 def _groups(moves: Sequence[Move]) -> Iterator[list[Move]]:
-    # They are open until they are durable.
-    most = most_open_files(_GROUP_FILES, share=2)
+    # They are open until they are durable, while the next ones are written.
+    most = most_open_files(_GROUP_FILES, share=4)
     group: list[Move] = []
     files = nbytes = 0
     for move in moves:
@@ -161,10 +158,22 @@ def _groups(moves: Sequence[Move]) -> Iterator[list[Move]]:
         yield group
 
 
+@dataclass
+class _Group:
+    """Blobs that this run has locked, on their way to their names."""
+
+    folders: Folders
+    held: contextlib.ExitStack
+    parts: dict[Move, list[int]] = field(default_factory=dict)
+    failures: dict[Move, Exception] = field(default_factory=dict)
+    durable: Callable[[], dict[Move, Exception]] = dict
+
+
 class _Mover:
     """Moves groups of blobs: writes all parts, then makes them durable, then gives them their names.
 
-    The names become durable less often than the bytes, because many are in the same folder.
+    While a group becomes durable, the next one is written. The names become durable less often than the bytes, because
+    many are in the same folder.
 
     Attributes
     ----------
@@ -172,111 +181,118 @@ class _Mover:
         The blobs that could not be moved, digest to error.
     """
 
-    def __init__(
-        self,
-        staging: Staging,
-        workers: Workers,
-        syncers: Workers,
-        hashers: ThreadPoolExecutor,
-        meter: Meter,
-        chunk: int,
-    ) -> None:
+    def __init__(self, staging: Staging, threads: int, meter: Meter, chunk: int) -> None:
         self.failures: dict[str, Exception] = {}
         self._staging = staging
-        self._workers = workers
-        self._syncers = syncers
-        self._hashers = hashers
+        # Writing and making durable go on at the same time; what makes durable does nothing but wait.
+        self._workers = Workers(threads, meter.tick)
+        self._syncers = Workers(threads, meter.tick, useful=2)
+        self._hashers = ThreadPoolExecutor(threads, "pipeline-hash")
         self._meter = meter
         self._chunk = chunk
+        self._under_way: list[_Group] = []
         self._named: list[Move] = []
         self._changed: dict[str, list[Move]] = {}
         self._synced_at = time.monotonic()
 
-    def move(self, group: list[Move]) -> None:
-        """Move a group: first what nobody else is moving, then, one wait at a time, the rest."""
+    def move(self, groups: Iterable[list[Move]]) -> None:
+        """Move groups: of each, first what nobody else is moving, then, one wait at a time, the rest."""
+        with self._hashers, self._workers, self._syncers:
+            for group in groups:
+                self._move_group(group)
+            self._finish()
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        while self._under_way:
+            self._under_way.pop().held.close()
+
+    def _move_group(self, moves: list[Move]) -> None:
         try:
             self._staging.make()
             locks = self._staging.locks
-            mine = locks.acquire(move.digest for move in group)
+            mine = locks.acquire(move.digest for move in moves)
         except OSError as error:
-            for move in group:
-                self._fail(move, error)
+            self._fail(dict.fromkeys(moves, error))
             return
-        rest = group
+        rest = moves
         while True:
-            try:
-                self._move_locked([move for move in rest if move.digest in mine])
-            finally:
-                locks.release(mine)
+            self._write([move for move in rest if move.digest in mine])
             rest = [move for move in rest if move.digest not in mine]
             if not rest:
                 return
-            self.finish()
+            # Who waits holds no lock that somebody else may wait for.
+            self._finish()
             locks.wait(rest[0].digest, rest[0].name, self._meter.tick)
             mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])
 
-    def finish(self) -> None:
-        """Make the names of the moved blobs durable."""
+    def _finish(self) -> None:
+        """Give their names to all that is written, and make the names durable."""
+        while self._under_way:
+            self._name_first()
+        self._sync_names()
+
+    def _sync_names(self) -> None:
         failures: dict[Move, Exception] = {}
         for folder, error in self._syncers.each(sync_folder, self._changed).items():
             failures |= dict.fromkeys(self._changed[folder], error)
+        self._fail(failures)
         for move in self._named:
-            if move in failures:
-                self._fail(move, failures[move])
-            else:
+            if move not in failures:
                 self._meter.finished(move.name, move.size, None, True)
         self._named, self._changed, self._synced_at = [], {}, time.monotonic()
 
-    def _fail(self, move: Move, error: Exception) -> None:
-        self.failures[move.digest] = error
-        self._meter.finished(move.name, 0, error, False)
+    def _fail(self, failures: dict[Move, Exception]) -> None:
+        for move, error in failures.items():
+            self.failures[move.digest] = error
+            self._meter.finished(move.name, 0, error, False)
 
-    def _move_locked(self, moves: list[Move]) -> None:
-        with self._staging.folders() as folders:
-            try:
-                # Before other threads use it.
-                folders.make(self._staging.folder)
-            except OSError as error:
-                for move in moves:
-                    self._fail(move, error)
-            else:
-                self._move_through(moves, folders)
-
-    def _move_through(self, moves: list[Move], folders: Folders) -> None:
-        parts: dict[Move, list[int]] = {}
-
-        def receive(move: Move) -> None:
-            if move.is_there():
-                self._meter.finished(move.name, move.size, None, False)
-                return
-            self._meter.started(move.name, move.size)
-            part = self._staging.part(move.digest)
-            opened = parts[move] = [self._receive(move, part, folders)]
-            for number in range(1, len(move.targets)):
-                twin = replace(move, source=lambda offset: file_source(part, offset))
-                copy = self._staging.part_of_target(move.digest, number)
-                opened.append(self._receive(twin, copy, folders, counted=False))
-
-        def make_durable(move: Move) -> None:
-            for fd in parts[move]:
-                sync(fd)
-
+    def _write(self, moves: list[Move]) -> None:
+        """Write the parts of blobs that are locked, and begin to make them durable when the group before is."""
+        held = contextlib.ExitStack()
+        held.callback(self._staging.locks.release, [move.digest for move in moves])
+        group = _Group(held.enter_context(self._staging.folders()), held)
+        self._under_way.append(group)
         try:
-            failures = self._workers.each(receive, moves, sum(move.size for move in moves))
-            failures |= self._syncers.each(make_durable, [move for move in parts if move not in failures])
-        finally:
-            for fd in itertools.chain.from_iterable(parts.values()):
-                os.close(fd)
-        for move in parts:
-            if move not in failures:
+            # Before other threads use it.
+            group.folders.make(self._staging.folder)
+        except OSError as error:
+            group.failures = dict.fromkeys(moves, error)
+        else:
+            nbytes = sum(move.size for move in moves)
+            group.failures = self._workers.each(lambda move: self._receive_all(move, group), moves, nbytes)
+        if len(self._under_way) > 1:
+            self._name_first()
+        whole = [move for move in group.parts if move not in group.failures]
+        group.durable = self._syncers.begin(lambda move: _sync_all(group.parts[move]), whole)
+
+    def _receive_all(self, move: Move, group: _Group) -> None:
+        if move.is_there():
+            self._meter.finished(move.name, move.size, None, False)
+            return
+        self._meter.started(move.name, move.size)
+        opened = group.parts[move] = []
+        part = self._staging.part(move.digest)
+        for number in range(len(move.targets)):
+            twin = replace(move, source=lambda offset: file_source(part, offset)) if number else move
+            copy = self._staging.part_of_target(move.digest, number)
+            opened.append(self._receive(twin, copy, group.folders, counted=not number))
+            group.held.callback(os.close, opened[-1])
+
+    def _name_first(self) -> None:
+        """Give their names to the blobs of the group that is under way longest, as soon as they are durable."""
+        group = self._under_way[0]
+        group.failures |= group.durable()
+        for move in group.parts:
+            if move not in group.failures:
                 try:
-                    self._name(move, folders)
+                    self._name(move, group.folders)
                 except Exception as error:
-                    failures[move] = error
-        for move in failures:
-            self._fail(move, failures[move])
+                    group.failures[move] = error
+        self._fail(group.failures)
+        self._under_way.pop(0).held.close()
         if time.monotonic() - self._synced_at > _LONGEST_UNSYNCED_SECONDS:
-            self.finish()
+            self._sync_names()
 
     def _name(self, move: Move, folders: Folders) -> None:
         move.before_naming()
@@ -350,6 +366,11 @@ class _Mover:
                     return  # a file that gives less than was asked for has no more
         if there < move.size:
             raise move.wrong()
+
+
+def _sync_all(fds: list[int]) -> None:
+    for fd in fds:
+        sync(fd)
 
 
 def _take_rights(fd: int) -> None:

@@ -32,12 +32,14 @@ class Workers:
         How many items are worked on at the same time at most.
     tick : callable
         Called several times a second in the caller's thread while it waits.
+    useful : int, optional
+        How many threads it begins with.
     """
 
-    def __init__(self, threads: int, tick: Callable[[], None]) -> None:
+    def __init__(self, threads: int, tick: Callable[[], None], useful: int = 1) -> None:
         self._threads = threads
         self._tick = tick
-        self._useful = 1
+        self._useful = useful
         self._stop = threading.Event()
 
     def __enter__(self) -> "Workers":
@@ -60,7 +62,13 @@ class Workers:
             raise InterruptedError(errno.EINTR, "stopped")
 
     def each(self, function: Callable[[Item], None], items: Iterable[Item], nbytes: int = 0) -> dict[Item, Exception]:
-        """Call `function` with every item and return the items that failed, with their errors.
+        """Call `function` with every item and return the items that failed, with their errors: see :meth:`begin`."""
+        return self.begin(function, items, nbytes)()
+
+    def begin(
+        self, function: Callable[[Item], None], items: Iterable[Item], nbytes: int = 0
+    ) -> Callable[[], dict[Item, Exception]]:
+        """Begin to call `function` with every item.
 
         After an error that is hopeless, the items that are left fail with it at once.
 
@@ -73,10 +81,11 @@ class Workers:
         nbytes : int, optional
             How many bytes are hashed in all. Large pieces are hashed outside of the interpreter, on every processor.
 
-        Raises
-        ------
-        InterruptedError
-            As :meth:`check` does: then some items were left out.
+        Returns
+        -------
+        callable
+            Waits for the end, and returns the items that failed, with their errors. It raises InterruptedError as
+            :meth:`check` does: then some items were left out.
         """
         todo = deque(items)
         failures: dict[Item, Exception] = {}
@@ -101,17 +110,22 @@ class Workers:
         most = min(self._threads, len(todo))
         if nbytes > _SMALL_BYTES * len(todo):
             self._useful = min(self._threads, max(self._useful, os.cpu_count() or 1))
-        pending = {self._pool.submit(work) for _ in range(min(self._useful, most))}
-        while pending:
-            began, busy = time.monotonic(), time.process_time()
-            finished, pending = wait(pending, _LOOK_SECONDS if self._useful < most else TICK_SECONDS)
-            for future in finished:
-                future.result()
-            waits = time.process_time() - busy < _BUSY * (time.monotonic() - began)
-            if todo and waits and self._useful < most:
-                more = min(self._useful, most - self._useful)
-                pending |= {self._pool.submit(work) for _ in range(more)}
-                self._useful += more
-            self._tick()
-        self.check()
-        return failures
+        begun = {self._pool.submit(work) for _ in range(min(self._useful, most))}
+
+        def finish() -> dict[Item, Exception]:
+            pending = begun
+            while pending:
+                began, busy = time.monotonic(), time.process_time()
+                finished, pending = wait(pending, _LOOK_SECONDS if self._useful < most else TICK_SECONDS)
+                for future in finished:
+                    future.result()
+                waits = time.process_time() - busy < _BUSY * (time.monotonic() - began)
+                if todo and waits and self._useful < most:
+                    more = min(self._useful, most - self._useful)
+                    pending |= {self._pool.submit(work) for _ in range(more)}
+                    self._useful += more
+                self._tick()
+            self.check()
+            return failures
+
+        return finish

@@ -123,6 +123,8 @@ class _Forgetful(Register):
 
     def __call__(cls: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  a metaclass makes classes
         """Return the task with these parameters; the same one as long as somebody holds it."""
+        if cls.is_made_once:
+            return super(Register, cls).__call__(*args, **kwargs)
         key = (cls, tuple(cls.get_param_values(cls.get_params(), args, kwargs)))
         try:
             task = _Forgetful._tasks.get(key)
@@ -134,7 +136,15 @@ class _Forgetful(Register):
 
 
 class ExplainedTask(luigi.Task, metaclass=_Forgetful):
-    """A task whose errors are one sentence, in the log and on the scheduler's page."""
+    """A task whose errors are one sentence, in the log and on the scheduler's page.
+
+    Attributes
+    ----------
+    is_made_once : bool
+        Whether who makes a task holds it, so that nobody makes another one with the same parameters.
+    """
+
+    is_made_once: ClassVar[bool] = False
 
     def perform(self) -> None:
         """Do the work of the task."""

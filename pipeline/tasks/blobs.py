@@ -67,6 +67,7 @@ class BlobTask(ManifestTask):
     """The moving of one blob, or of a batch of them."""
 
     kind: ClassVar[type[Run]]
+    is_made_once = True  # there are very many of them, and their run holds them
 
     path = luigi.Parameter(batch_method=_join_paths, description="The blob's first file, for people.")
     blobs = luigi.Parameter(batch_method=_join_numbers, visibility=HIDDEN, description="Positions in the manifest.")

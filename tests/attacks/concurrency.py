@@ -171,7 +171,9 @@ def publish_one_version(arena: Arena, publishers: int, dice: random.Random) -> N
     codes = [outcome.code for outcome in outcomes]
     assert sorted(codes) == [0, *[30] * (publishers - 1)], outcomes
     for outcome in outcomes:
-        assert outcome.code == 0 or "never changes" in outcome.output or "by another run just now" in outcome.output
+        assert outcome.code == 0 or "never changes" in outcome.output or "by another run just now" in outcome.output, (
+            outcome.output
+        )
     winner = codes.index(0)
     arena.releases = {("sample", "1.0.0"): projects[winner]}
     assert arena.look() == 1

@@ -14,6 +14,45 @@ from tests.support import Workshop
 
 Say = Callable[[str], None]
 
+# As many tasks that are complete, and one that requires them. Luigi's walk through their parameters is spared, as ours.
+_SKETCH = """
+import gc
+import sys
+
+import luigi
+
+
+class Blob(luigi.Task):
+    number = luigi.Parameter(batch_method=max)
+    params = None
+
+    @classmethod
+    def get_params(cls):
+        cls.params = cls.params or super().get_params()
+        return cls.params
+
+    def complete(self):
+        return True
+
+
+class Record(luigi.Task):
+    count = luigi.IntParameter()
+    is_published = False
+
+    def requires(self):
+        gc.freeze()
+        return [Blob(number=str(number)) for number in range(self.count)]
+
+    def run(self):
+        self.is_published = True
+
+    def complete(self):
+        return self.is_published
+
+
+luigi.build([Record(count=int(sys.argv[1]))], local_scheduler=True, log_level="WARNING", no_lock=True)
+"""
+
 
 class Start(NamedTuple):
     """What it takes to start: an import of Luigi, one of this package too, and PublishRelease with nothing to do."""
@@ -32,7 +71,8 @@ class BlobCost(NamedTuple):
     """What a release takes whose blobs are all in the archive: without its record, and with it, when nothing is done.
 
     ``above_start`` and ``above_nothing`` are milliseconds for each blob: over the start alone, and over the rerun that
-    scans the project too but makes no task for its blobs.
+    scans the project too but makes no task for its blobs. ``sketch`` is what as many tasks take that do nothing at all,
+    and ``of_sketch`` milliseconds for each of them over the import of Luigi.
     """
 
     blobs: int
@@ -40,6 +80,8 @@ class BlobCost(NamedTuple):
     nothing: Cost
     above_start: float
     above_nothing: float
+    sketch: Cost
+    of_sketch: float
 
 
 def start_cost(rounds: int, folder: Path, say: Say) -> Start:
@@ -63,15 +105,20 @@ def blob_cost(case: Case, rounds: int, folder: Path, start: Start, say: Say) -> 
     published = Published(case, folder)
     publish: list[Cost] = []
     nothing: list[Cost] = []
+    sketches: list[Cost] = []
     for number in range(rounds):
         nothing.append(published.measure(published.command))
         published.record.unlink()
         publish.append(published.measure(published.command))
+        sketches.append(published.measure([sys.executable, "-c", _SKETCH, str(case.files)]))
         say(f"{case}, all in the archive, round {number + 1} of {rounds}: {publish[-1].seconds:.2f} s")
-    with_record, without = median(nothing), median(publish)
-    above_start = (without.seconds - start.nothing.seconds) / case.files * 1000
-    above_nothing = (without.seconds - with_record.seconds) / case.files * 1000
-    return BlobCost(case.files, without, with_record, above_start, above_nothing)
+    with_record, without, sketch = median(nothing), median(publish), median(sketches)
+
+    def of_each(more: Cost, less: Cost) -> float:
+        return (more.seconds - less.seconds) / case.files * 1000
+
+    above = of_each(without, start.nothing), of_each(without, with_record)
+    return BlobCost(case.files, without, with_record, *above, sketch, of_each(sketch, start.luigi))
 
 
 class Published:

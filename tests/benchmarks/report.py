@@ -89,13 +89,14 @@ def luigi_markdown(start: Start, blobs: Iterable[BlobCost], through_luigid: Iter
         [
             f"{cost.blobs:,}",
             *map(_seconds, (cost.publish, cost.nothing)),
-            *map(_milliseconds, (cost.above_start, cost.above_nothing)),
-            f"{cost.publish.memory:.0f}",
+            *map(_milliseconds, (cost.above_start, cost.above_nothing, cost.of_sketch)),
+            f"{cost.publish.memory:.0f} / {cost.sketch.memory:.0f}",
         ]
         for cost in blobs
     ]
     heading = ["blobs, all in the archive", "without the record s", "with it s"]
-    heading += ["ms per blob over the start", "ms per blob over a no-op", "peak MB"]
+    heading += ["ms per blob over the start", "ms per blob over a no-op", "ms per task that does nothing"]
+    heading += ["peak MB / of such tasks"]
     tables = [table(["start", "seconds", "more than Luigi"], starts)] + ([table(heading, costs)] if costs else [])
     through = [
         [f"{cost.blobs:,}", _seconds(cost.publish), _seconds(cost.calls), f"{cost.ratio:.2f}"]
@@ -143,7 +144,10 @@ def as_json(findings: Findings) -> dict[str, Any]:
 
 def luigi_as_json(start: Start, blobs: Iterable[BlobCost], through_luigid: Iterable[LuigidCost]) -> dict[str, Any]:
     """Return what Luigi costs, for JSON."""
-    costs = [{**cost._asdict(), "publish": cost.publish._asdict(), "nothing": cost.nothing._asdict()} for cost in blobs]
+    costs = [
+        {name: figure._asdict() if isinstance(figure, Cost) else figure for name, figure in cost._asdict().items()}
+        for cost in blobs
+    ]
     starts = {name: cost._asdict() for name, cost in start._asdict().items()}
     through = [
         {**cost._asdict(), "publish": cost.publish._asdict(), "calls": cost.calls._asdict()} for cost in through_luigid

@@ -441,7 +441,10 @@ def test_a_hopeless_error_is_that_of_all_that_are_left(desk: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "events"),
-    [(-1.0, "started a, finished a, started b, finished b"), (1e9, "started a, started b, finished a, finished b")],
+    [
+        (-1.0, "started a, started b, finished a, started c, finished b, finished c"),
+        (1e9, "started a, started b, started c, finished a, finished b, finished c"),
+    ],
     ids=["slow", "fast"],
 )
 def test_names_become_durable_together_but_do_not_wait_long(
@@ -449,7 +452,7 @@ def test_names_become_durable_together_but_do_not_wait_long(
 ) -> None:
     monkeypatch.setattr(transfer, "_GROUP_FILES", 1)
     monkeypatch.setattr(transfer, "_LONGEST_UNSYNCED_SECONDS", seconds)
-    assert desk.move(desk.blob("a", b"alpha"), desk.blob("b", b"beta")) == {}
+    assert desk.move(*(desk.blob(name, name.encode()) for name in "abc")) == {}
     assert ", ".join(desk.meter.events) == events
 
 
