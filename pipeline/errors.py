@@ -63,6 +63,24 @@ class ArchiveError(PipelineError):
     """An archive that does not exist, is not one, or cannot do what is asked."""
 
 
+class BlobNotThereError(ArchiveError):
+    """A blob that a record names, and that its archive does not have.
+
+    Parameters
+    ----------
+    title, path : str
+        The title of the record, and the path of the file.
+    host : str or PathLike
+        Where the archive is.
+    """
+
+    def __init__(self, title: str, path: str, host: str | os.PathLike[str]) -> None:
+        super().__init__(
+            f"{title} was not published: the blob of '{printable(path)}' is not in {printable(host)} yet; upload the "
+            "blobs first."
+        )
+
+
 class SettingsError(PipelineError):
     """A setting in ``luigi.cfg`` that has no usable value."""
 

@@ -21,6 +21,7 @@ from ..durable import Staging, is_taken, sync_folder, sync_upwards, write_file
 from ..errors import (
     ArchiveError,
     BlobDamagedError,
+    BlobNotThereError,
     BlobsFailedError,
     InvalidNameError,
     RecordError,
@@ -280,7 +281,7 @@ class FileSystemArchive(ArchiveInterface):
         ------
         ReleaseExistsError
             When this version is in the archive already.
-        ArchiveError
+        BlobNotThereError
             When a blob of the record is not in the archive.
         RecordError
             When the record is not valid.
@@ -296,10 +297,7 @@ class FileSystemArchive(ArchiveInterface):
                 and node.properties[BYTES]
                 and (pid not in found or node.properties.get(SHA1, pid) != pid)
             ):
-                raise ArchiveError(
-                    f"{record.title} was not published: the blob of '{printable(node.path)}' is not in "
-                    f"{printable(self.host)} yet; upload the blobs first."
-                )
+                raise BlobNotThereError(record.title, node.path, self.host)
         # Another run may have been stopped when it had named a blob and not made the name durable.
         blobs = self._blobs_folder(record.title_versionless, where)
         for names in sorted({path for blob in record.blobs for path in (blobs, f"{blobs}/{blob.digest[:2]}")}):

@@ -167,6 +167,8 @@ class BlobTask(ManifestTask):
 
     def _announce(self, message: str, percentage: int) -> None:
         touch_reports()
+        if _works_alone():
+            return  # nobody can look at a scheduler that is in this process
         # The scheduler may be slow, or lost: no blob waits for it, and nobody for the lock of a blob.
         run = self.moving
         if run.teller is None or not run.teller.is_alive():

@@ -14,7 +14,7 @@ from ..archives import ArchiveInterface, get_interface, is_url
 from ..archives.sources import ArchiveSource, BlobSource, ProjectSource, copied_record
 from ..checksums import CHUNK, HashCache
 from ..destination import Destination
-from ..errors import BlobsFailedError, ManifestError, ReleaseExistsError, printable
+from ..errors import BlobNotThereError, BlobsFailedError, ManifestError, ReleaseExistsError, printable
 from ..manifest import Manifest
 from ..progress import Progress, format_bytes, log
 from ..project import Project, changed_files
@@ -327,15 +327,25 @@ class ArchivingRun(Run):
     def publish(self) -> None:
         """Upload the record."""
         if not self.is_published():
-            record = self.final_record()
             try:
-                self.place = self.archive.publish_record(record, self.manifest.workspace, self.repeats)
+                self.place = self._publish_record()
                 # What the archive confirmed need not be looked up, which might be too early for its index.
                 self._published = True
             except ReleaseExistsError:
                 if not self.is_published():  # another run was faster; with the same content that is as good
                     raise
         self.tidy()
+
+    def _publish_record(self) -> str:
+        def publish() -> str:
+            return self.archive.publish_record(self.final_record(), self.manifest.workspace, self.repeats)
+
+        try:
+            return publish()
+        except BlobNotThereError:
+            # Of two that upload the same bytes, the later one takes its blob back, which this run may have found.
+            self._there = self._find()
+            return publish()
 
     def tidy(self) -> None:
         """Remove what this and interrupted runs needed on the way."""

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import CDCSArchive
-from pipeline.release import Blob
+from pipeline.errors import BlobNotThereError
+from pipeline.manifest import Manifest
+from pipeline.release import BYTES, FILE, ITEM, PATH, PID, SHA1, Blob, ReleaseRecord
+from pipeline.tasks.runs import UploadRun
 from tests.cdcs import OTHER, PUBLIC, Site, archive_of, described, serve, stored
 from tests.cdcs_server import CDCSServer
 from tests.luigid import Scheduler
@@ -90,6 +93,26 @@ def test_a_blob_whose_pid_has_vanished_is_read_by_its_handle(alice: CDCSArchive,
     assert find(alice, blob) == pid
     with alice.open_blob(blob._replace(pid=gone), {}, PUBLIC) as stream:
         assert stream.read(100) == data
+
+
+def test_a_blob_that_was_found_and_then_taken_back_is_looked_for_again(
+    server: CDCSServer, alice: CDCSArchive, bob: CDCSArchive, tmp_path: Path
+) -> None:
+    blob, pid = upload(bob, tmp_path, b"uploaded by two")
+    node = {PATH: "a.csv", ITEM: FILE, BYTES: blob.size, SHA1: blob.digest}
+    content = {"title": "two-v1.0.0", "title_versionless": "two", "version": "1.0.0", "project": {"a.csv": node}}
+    run = UploadRun(Manifest(server.base_url, "alice", PUBLIC, str(tmp_path), ReleaseRecord(content)), alice)
+    assert run.is_there(blob)
+    (own,) = bob.curator.find_own_blobs([blob.digest])
+    bob.curator.delete_data(bob.shelf(PUBLIC).by_pid([pid])[pid].record)
+    bob.curator.delete_blob(own.id)
+    with pytest.raises(BlobNotThereError, match=r"the blob of 'a\.csv' is not in"):
+        run.publish()
+    _, stays = upload(archive_of(server), tmp_path, b"uploaded by two")
+    run.publish()
+    published = alice.get_release("two", "1.0.0", PUBLIC)
+    assert published is not None
+    assert published["project"]["a.csv"][PID] == stays != pid
 
 
 def test_who_may_not_publish_leaves_nothing_behind(workshop: Workshop, server: CDCSServer) -> None:

@@ -103,7 +103,8 @@ def test_big_blobs_come_first_and_share_a_batch_only_where_no_other_host_could_t
     assert big.priority > small.priority
 
 
-def test_a_scheduler_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> None:
+def test_a_scheduler_that_does_not_answer_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.tasks.blobs._works_alone", lambda: False)
     task = blob_tasks(tmp_path / "archive", 4096)[0]
     told: list[str] = []
     answers, done = threading.Event(), threading.Event()
@@ -122,7 +123,8 @@ def test_a_scheduler_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> No
     assert told == ["1 of 2 blobs"]
 
 
-def test_a_lost_scheduler_is_no_reason_to_stop(tmp_path: Path) -> None:
+def test_a_lost_scheduler_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.tasks.blobs._works_alone", lambda: False)
     task = blob_tasks(tmp_path / "archive", 4096)[0]
     done = threading.Event()
 

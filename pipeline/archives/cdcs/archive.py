@@ -16,8 +16,8 @@ from ...checksums import CHUNK, Stream, hash_file
 from ...credentials import Login, log_in
 from ...destination import fetch_file
 from ...errors import (
-    ArchiveError,
     BlobDamagedError,
+    BlobNotThereError,
     BlobsFailedError,
     InvalidNameError,
     InvalidVersionError,
@@ -308,7 +308,7 @@ class CDCSArchive(ArchiveInterface):
 
         Raises
         ------
-        ArchiveError
+        BlobNotThereError
             When a blob of the record is not in the archive.
         RecordError
             When the record is not valid.
@@ -362,10 +362,7 @@ class CDCSArchive(ArchiveInterface):
         for node in walk_mapping(record.content["project"], record.title):
             properties = node.properties
             if node.item != FOLDER and properties[BYTES] and (properties.get(SHA1), properties.get(PID)) not in known:
-                raise ArchiveError(
-                    f"{record.title} was not published: the blob of '{printable(node.path)}' is not in "
-                    f"{printable(self.host)} yet; upload the blobs first."
-                )
+                raise BlobNotThereError(record.title, node.path, self.host)
 
     def locate_record(self, record: Record, workspace: str) -> str:
         """Return the PID of a published record, the newest of its version; without one, the site."""
