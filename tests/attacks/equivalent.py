@@ -6,18 +6,13 @@ and, where the module has several such lines, which of them.
 
 _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ...]] = {
     "Only how much is done at a time, or what is made ready early, is another.": (
-        ("transfer.py", "_GROUP_FILES = 512", "_GROUP_FILES = 1024"),
+        ("transfer.py", "_GROUP_FILES = 256", "_GROUP_FILES = 512"),
         ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 1, 0"),
         ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 0, 1"),
         (
             "folders.py",
             "return max(1, min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // share))",
             "return max(2, min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // share))",
-        ),
-        (
-            "transfer.py",
-            "mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])",
-            "mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[2:])",
         ),
         (
             "transfer.py",
