@@ -45,7 +45,11 @@ NOTICED_BY: dict[str, tuple[tuple[str, ...], ...]] = {
         ("tests/unit/test_durable.py", "tests/unit/test_transfer.py"),
         ("tests/attacks/test_hostile_archives.py",),
     ),
-    "transfer.py": (("tests/unit/test_transfer.py",), ("tests/integration/test_resume.py", "-k", "test_of_a")),
+    "workers.py": (("tests/unit/test_workers.py",), ("tests/unit/test_transfer_groups.py",)),
+    "transfer.py": (
+        ("tests/unit/test_transfer.py", "tests/unit/test_transfer_groups.py"),
+        ("tests/integration/test_resume.py", "-k", "test_of_a"),
+    ),
     "destination.py": (("tests/unit/test_destination.py",),),
     "archives/filesystem.py": (("tests/unit/test_filesystem.py",), ("tests/integration/test_interface.py",), _FOLDER),
     "archives/filesystem_audit.py": (("tests/unit/test_filesystem.py",), ("tests/integration/test_audit.py",)),
