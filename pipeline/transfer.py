@@ -307,11 +307,12 @@ class _Mover:
             folders.replace(self._staging.part_of_target(move.digest, number), target)
         self._named.append(move)
 
-    def _receive(self, move: Move, part: str, folders: Folders, counted: bool = True) -> int:
+    def _receive(self, move: Move, part: str, folders: Folders, counted: bool) -> int:
         """Write the bytes of a blob to its part, going on after what an interrupted run left; return it, open."""
         advanced = self._meter.advanced if counted else Silent().advanced
         fd = folders.open_own(part)
-        try:
+        with contextlib.ExitStack() as held:
+            held.callback(_close, fd)
             _take_rights(fd)
             resumed = True
             while resumed:
@@ -323,19 +324,14 @@ class _Mover:
                 if there < move.size:
                     self._append(move, fd, digest, there, advanced)
                 if digest.hexdigest() == move.digest:
+                    held.pop_all()
                     return fd
                 advanced(move.name, -move.size)
                 os.lseek(fd, 0, os.SEEK_SET)
                 os.ftruncate(fd, 0)
-            # Closed first: Windows removes no open file.
-            _close(fd)
-            fd = -1
-            folders.unlink(part)
-            raise move.wrong()
-        except BaseException:
-            if fd >= 0:
-                _close(fd)
-            raise
+        # It is closed by now: Windows removes no open file.
+        folders.unlink(part)
+        raise move.wrong()
 
     def _read_part(self, move: Move, fd: int, digest: "_Hash") -> int:
         there = os.fstat(fd).st_size

@@ -55,7 +55,7 @@ NOTICED_BY: dict[str, tuple[tuple[str, ...], ...]] = {
     "archives/filesystem_audit.py": (("tests/unit/test_filesystem.py",), ("tests/integration/test_audit.py",)),
     "archives/cdcs/downloads.py": (("tests/unit/test_cdcs_uploads.py",), ("tests/test_cdcs_client.py",)),
     "archives/cdcs/uploads.py": (("tests/unit/test_cdcs_uploads.py",), _SITE),
-    "archives/cdcs/archive.py": (_SITE,),
+    "archives/cdcs/archive.py": (("tests/unit/test_cdcs_archive.py",), _SITE),
 }
 _COPIED = ("pipeline", "tests", "configs", "pyproject.toml", "luigi.cfg", "README.md", "CHANGELOG.md", "LICENSE")
 _COMPARISONS = {

@@ -129,6 +129,24 @@ def test_bytes_that_cannot_be_made_durable_are_a_failure_of_their_blob_alone(
     assert sorted(path.name for path in desk.folder.iterdir() if path.is_file()) == ["a", "b", "c", "d"]
 
 
+@linux_only
+def test_a_blob_of_which_one_file_cannot_be_written_gets_no_name(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+
+    def fill_up(fd: int, data: bytes) -> int:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(".1.part"):
+            fails_with(errno.ENOSPC)()
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", fill_up)
+    moves = [desk.blob("a", b"alpha"), desk.blob("b", b"beta", "b", "twin"), desk.blob("c", b"gamma")]
+    assert set(desk.move(*moves)) == {moves[1].digest}
+    assert sorted(path.name for path in desk.folder.iterdir() if path.is_file()) == ["a", "c"]
+    monkeypatch.setattr(os, "write", write)
+    assert desk.move(replace(moves[1], source=fails_with(errno.EIO))) == {}, "what was written is gone on with"
+    assert (desk.folder / "twin").read_bytes() == b"beta"
+
+
 @pytest.mark.parametrize("failing", [1, 2])
 def test_bytes_that_could_not_be_made_durable_are_written_anew_by_the_next_run(
     desk: Desk, failing: int, monkeypatch: pytest.MonkeyPatch
