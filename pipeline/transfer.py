@@ -184,6 +184,7 @@ class _Mover:
     def __init__(self, staging: Staging, threads: int, meter: Meter, chunk: int) -> None:
         self.failures: dict[str, Exception] = {}
         self._staging = staging
+        self._locks = staging.locks
         # Writing and making durable go on at the same time; what makes durable does nothing but wait.
         self._workers = Workers(threads, meter.tick)
         self._syncers = Workers(threads, meter.tick, useful=2)
@@ -208,23 +209,26 @@ class _Mover:
             self._under_way.pop().held.close()
 
     def _move_group(self, moves: list[Move]) -> None:
-        try:
-            self._staging.make()
-            locks = self._staging.locks
-            mine = locks.acquire(move.digest for move in moves)
-        except OSError as error:
-            self._fail(dict.fromkeys(moves, error))
-            return
         rest = moves
-        while True:
+        while rest:
+            try:
+                mine = self._lock(rest)
+            except OSError as error:
+                self._fail(dict.fromkeys(rest, error))
+                return
             self._write([move for move in rest if move.digest in mine])
             rest = [move for move in rest if move.digest not in mine]
-            if not rest:
-                return
+
+    def _lock(self, moves: list[Move]) -> set[str]:
+        """Lock what nobody else is moving, or else, when it is free, the first one; return the digests."""
+        self._staging.make()
+        mine = self._locks.acquire(move.digest for move in moves)
+        if not mine:
             # Who waits holds no lock that somebody else may wait for.
             self._finish()
-            locks.wait(rest[0].digest, rest[0].name, self._meter.tick)
-            mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])
+            self._locks.wait(moves[0].digest, moves[0].name, self._meter.tick)
+            mine = {moves[0].digest}
+        return mine
 
     def _finish(self) -> None:
         """Give their names to all that is written, and make the names durable."""
@@ -236,7 +240,7 @@ class _Mover:
         failures: dict[Move, Exception] = {}
         for folder, error in self._syncers.each(sync_folder, self._changed).items():
             failures |= dict.fromkeys(self._changed[folder], error)
-        self._fail(failures)
+        self._fail({move: failures[move] for move in self._named if move in failures})
         for move in self._named:
             if move not in failures:
                 self._meter.finished(move.name, move.size, None, True)
@@ -250,7 +254,7 @@ class _Mover:
     def _write(self, moves: list[Move]) -> None:
         """Write the parts of blobs that are locked, and begin to make them durable when the group before is."""
         held = contextlib.ExitStack()
-        held.callback(self._staging.locks.release, [move.digest for move in moves])
+        held.callback(self._locks.release, [move.digest for move in moves])
         group = _Group(held.enter_context(self._staging.folders()), held)
         self._under_way.append(group)
         try:
@@ -277,7 +281,7 @@ class _Mover:
             twin = replace(move, source=lambda offset: file_source(part, offset)) if number else move
             copy = self._staging.part_of_target(move.digest, number)
             opened.append(self._receive(twin, copy, group.folders, counted=not number))
-            group.held.callback(os.close, opened[-1])
+            group.held.callback(_close, opened[-1])
 
     def _name_first(self) -> None:
         """Give their names to the blobs of the group that is under way longest, as soon as they are durable."""
@@ -303,11 +307,12 @@ class _Mover:
             folders.replace(self._staging.part_of_target(move.digest, number), target)
         self._named.append(move)
 
-    def _receive(self, move: Move, part: str, folders: Folders, counted: bool = True) -> int:
+    def _receive(self, move: Move, part: str, folders: Folders, counted: bool) -> int:
         """Write the bytes of a blob to its part, going on after what an interrupted run left; return it, open."""
         advanced = self._meter.advanced if counted else Silent().advanced
         fd = folders.open_own(part)
-        try:
+        with contextlib.ExitStack() as held:
+            held.callback(_close, fd)
             _take_rights(fd)
             resumed = True
             while resumed:
@@ -319,19 +324,14 @@ class _Mover:
                 if there < move.size:
                     self._append(move, fd, digest, there, advanced)
                 if digest.hexdigest() == move.digest:
+                    held.pop_all()
                     return fd
                 advanced(move.name, -move.size)
                 os.lseek(fd, 0, os.SEEK_SET)
                 os.ftruncate(fd, 0)
-            # Closed first: Windows removes no open file.
-            os.close(fd)
-            fd = -1
-            folders.unlink(part)
-            raise move.wrong()
-        except BaseException:
-            if fd >= 0:
-                os.close(fd)
-            raise
+        # It is closed by now: Windows removes no open file.
+        folders.unlink(part)
+        raise move.wrong()
 
     def _read_part(self, move: Move, fd: int, digest: "_Hash") -> int:
         there = os.fstat(fd).st_size
@@ -369,8 +369,20 @@ class _Mover:
 
 
 def _sync_all(fds: list[int]) -> None:
-    for fd in fds:
-        sync(fd)
+    try:
+        for fd in fds:
+            sync(fd)
+    except OSError:
+        # The system takes bytes for durable now that it may have lost: the next run must not go on with them.
+        for fd in fds:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+        raise
+
+
+def _close(fd: int) -> None:
+    with contextlib.suppress(OSError):  # what is not durable by now gets no name
+        os.close(fd)
 
 
 def _take_rights(fd: int) -> None:

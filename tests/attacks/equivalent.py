@@ -6,18 +6,13 @@ and, where the module has several such lines, which of them.
 
 _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ...]] = {
     "Only how much is done at a time, or what is made ready early, is another.": (
-        ("transfer.py", "_GROUP_FILES = 512", "_GROUP_FILES = 1024"),
+        ("transfer.py", "_GROUP_FILES = 256", "_GROUP_FILES = 512"),
         ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 1, 0"),
         ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 0, 1"),
         (
             "folders.py",
             "return max(1, min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // share))",
             "return max(2, min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // share))",
-        ),
-        (
-            "transfer.py",
-            "mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[1:])",
-            "mine = {rest[0].digest} | locks.acquire(move.digest for move in rest[2:])",
         ),
         (
             "transfer.py",
@@ -30,6 +25,22 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "self._most = most_open_files(_MOST_OPEN, share=9)",
         ),
         ("checksums.py", 'connection.execute("PRAGMA synchronous = OFF")', "pass"),
+        ("transfer.py", "_LONGEST_UNSYNCED_SECONDS = 2.0", "_LONGEST_UNSYNCED_SECONDS = 3.0"),
+        (
+            "transfer.py",
+            "most = most_open_files(_GROUP_FILES, share=4)",
+            "most = most_open_files(_GROUP_FILES, share=5)",
+        ),
+        (
+            "transfer.py",
+            "if time.monotonic() - self._synced_at > _LONGEST_UNSYNCED_SECONDS:",
+            "if time.monotonic() - self._synced_at >= _LONGEST_UNSYNCED_SECONDS:",
+        ),
+        (
+            "transfer.py",
+            "self._syncers = Workers(threads, meter.tick, useful=2)",
+            "self._syncers = Workers(threads, meter.tick, useful=3)",
+        ),
     ),
     "Only how often it is tried is another.": (
         ("locks.py", "_ATTEMPTS = 1000", "_ATTEMPTS = 2000"),
@@ -68,6 +79,54 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "transfer.py",
             "hashing = self._hashers.submit(digest.update, data) if len(data) >= _LARGE_BYTES else None",
             "hashing = self._hashers.submit(digest.update, data) if len(data) > _LARGE_BYTES else None",
+        ),
+    ),
+    "A part gets the rights that it has already.": (
+        (
+            "transfer.py",
+            'if mode & ~0o666 and hasattr(os, "fchmod"):',
+            'if mode | ~0o666 and hasattr(os, "fchmod"):',
+        ),
+        (
+            "transfer.py",
+            'if mode & ~0o666 and hasattr(os, "fchmod"):',
+            'if mode & ~0o666 or hasattr(os, "fchmod"):',
+        ),
+    ),
+    "Only how many threads there are, or how soon there are more, is another.": (
+        ("workers.py", "TICK_SECONDS = 0.2", "TICK_SECONDS = 1.2"),
+        ("workers.py", "_LOOK_SECONDS = 0.05", "_LOOK_SECONDS = 1.05"),
+        ("workers.py", "_BUSY = 0.5", "_BUSY = 1.5"),
+        (
+            "workers.py",
+            "def __init__(self, threads: int, tick: Callable[[], None], useful: int = 1) -> None:",
+            "def __init__(self, threads: int, tick: Callable[[], None], useful: int = 2) -> None:",
+        ),
+        ("workers.py", "if nbytes > _SMALL_BYTES * len(todo):", "if nbytes >= _SMALL_BYTES * len(todo):"),
+        (
+            "workers.py",
+            "finished, pending = wait(pending, _LOOK_SECONDS if self._useful < most else TICK_SECONDS)",
+            "finished, pending = wait(pending, _LOOK_SECONDS if (not (self._useful < most)) else TICK_SECONDS)",
+        ),
+        (
+            "workers.py",
+            "finished, pending = wait(pending, _LOOK_SECONDS if self._useful < most else TICK_SECONDS)",
+            "finished, pending = wait(pending, _LOOK_SECONDS if self._useful <= most else TICK_SECONDS)",
+        ),
+        (
+            "workers.py",
+            "waits = time.process_time() - busy < _BUSY * (time.monotonic() - began)",
+            "waits = time.process_time() - busy <= _BUSY * (time.monotonic() - began)",
+        ),
+        (
+            "workers.py",
+            "waits = time.process_time() - busy < _BUSY * (time.monotonic() - began)",
+            "waits = time.process_time() - busy < _BUSY * (time.monotonic() + began)",
+        ),
+        (
+            "workers.py",
+            "if todo and waits and self._useful < most:",
+            "if todo and waits and self._useful <= most:",
         ),
     ),
     "Any width that is longer than every id sorts alike.": (

@@ -45,13 +45,24 @@ NOTICED_BY: dict[str, tuple[tuple[str, ...], ...]] = {
         ("tests/unit/test_durable.py", "tests/unit/test_transfer.py"),
         ("tests/attacks/test_hostile_archives.py",),
     ),
-    "transfer.py": (("tests/unit/test_transfer.py",), ("tests/integration/test_resume.py", "-k", "test_of_a")),
+    "workers.py": (("tests/unit/test_workers.py",), ("tests/unit/test_transfer_groups.py",)),
+    "transfer.py": (
+        ("tests/unit/test_transfer.py", "tests/unit/test_transfer_groups.py"),
+        ("tests/integration/test_resume.py", "-k", "test_of_a"),
+    ),
     "destination.py": (("tests/unit/test_destination.py",),),
-    "archives/filesystem.py": (("tests/unit/test_filesystem.py",), ("tests/integration/test_interface.py",), _FOLDER),
-    "archives/filesystem_audit.py": (("tests/unit/test_filesystem.py",), ("tests/integration/test_audit.py",)),
+    "archives/filesystem.py": (
+        ("tests/unit/test_filesystem.py", "tests/unit/test_filesystem_audit.py"),
+        ("tests/integration/test_interface.py",),
+        _FOLDER,
+    ),
+    "archives/filesystem_audit.py": (
+        ("tests/unit/test_filesystem.py", "tests/unit/test_filesystem_audit.py"),
+        ("tests/integration/test_audit.py",),
+    ),
     "archives/cdcs/downloads.py": (("tests/unit/test_cdcs_uploads.py",), ("tests/test_cdcs_client.py",)),
     "archives/cdcs/uploads.py": (("tests/unit/test_cdcs_uploads.py",), _SITE),
-    "archives/cdcs/archive.py": (_SITE,),
+    "archives/cdcs/archive.py": (("tests/unit/test_cdcs_archive.py",), _SITE),
 }
 _COPIED = ("pipeline", "tests", "configs", "pyproject.toml", "luigi.cfg", "README.md", "CHANGELOG.md", "LICENSE")
 _COMPARISONS = {

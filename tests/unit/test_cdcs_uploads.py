@@ -2,8 +2,7 @@
 
 import contextlib
 import io
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,145 +10,15 @@ import pytest
 
 from pipeline.archives.cdcs.bodies import TransferBrokenError
 from pipeline.archives.cdcs.client import Blob as StoredBlob
-from pipeline.archives.cdcs.client import Data
-from pipeline.archives.cdcs.contents import SEAL, encode_content, sealed
+from pipeline.archives.cdcs.contents import SEAL, sealed
 from pipeline.archives.cdcs.downloads import Download
-from pipeline.archives.cdcs.http import NotAllowedError, NotFoundError, SiteUnavailableError
+from pipeline.archives.cdcs.http import SiteUnavailableError
 from pipeline.archives.cdcs.uploads import BlobShelf, _CheckedSource, blob_number
 from pipeline.archives.sources import ProjectSource
-from pipeline.errors import PipelineError, SourceChangedError
+from pipeline.errors import SourceChangedError
 from pipeline.release import Blob
+from tests.memory_site import ELSEWHERE, HERE, TEMPLATE, Curator, Site, Stream
 from tests.support import Counting, sha1
-
-HERE, ELSEWHERE, TEMPLATE = 1, 2, 9
-
-
-class Stream(io.BytesIO):
-    """What a site sends."""
-
-    start = 0
-
-    def __init__(self, data: bytes, length: int | None) -> None:
-        super().__init__(data)
-        self.length = length
-
-
-class Site:
-    """What is stored, by whom, and what was done, in order."""
-
-    def __init__(self) -> None:
-        self.blobs: dict[str, tuple[StoredBlob, str, bytes]] = {}
-        self.data: dict[int, tuple[Data, str]] = {}
-        self.done: list[str] = []
-        self.numbers = itertools.count(100)
-        self.clock = itertools.count(1)
-        self.gives_pids = True
-
-    def put(self, data: bytes, owner: str, name: str = "", workspace: int | None = HERE) -> StoredBlob:
-        number = str(next(self.numbers))
-        handle = f"https://site/rest/blob/download/{number}/"
-        pid = f"https://site/pid/{number}" if self.gives_pids else None
-        stored = StoredBlob(number, name or sha1(data), handle, pid, workspace, None)
-        self.blobs[number] = (stored, owner, data)
-        return stored
-
-    def describe(self, stored: StoredBlob, owner: str, workspace: int = HERE, **changes: Any) -> Data:
-        _, _, data = self.blobs[str(stored.id)]
-        content = {"sha1": sha1(data), "blob/PID/": stored.pid or stored.handle, "/bytes/": len(data)}
-        return self.write(content | {"/handle/": stored.handle} | changes, owner, workspace)
-
-    def write(self, content: Any, owner: str, workspace: int = HERE) -> Data:
-        number, created = next(self.numbers), f"2026-11-23T00:00:{next(self.clock):02}"
-        title = str(content.get("sha1")) if isinstance(content, dict) else "nonsense"
-        text = encode_content(content) if isinstance(content, dict) else str(content)
-        self.data[number] = (Data(number, title, TEMPLATE, workspace, created, text), owner)
-        return self.data[number][0]
-
-
-class Curator:
-    """What a user can do with a site."""
-
-    attempts = 3
-
-    def __init__(self, site: Site, user: str) -> None:
-        self.site, self.user = site, user
-        self.unavailable = False
-        self.may_assign = True
-        self.before_describing: Callable[[], object] = lambda: None
-        self.paused: list[int] = []
-
-    def find_own_blobs(self, prefixes: Iterable[str]) -> list[StoredBlob]:
-        wanted = tuple(prefixes)
-        own = (stored for stored, owner, _ in self.site.blobs.values() if owner == self.user)
-        return [stored for stored in own if wanted and stored.filename.startswith(wanted)]
-
-    def query(self, templates: list[int], query: dict[str, Any], workspace: int, few: bool = False) -> Iterator[Data]:
-        assert templates == [TEMPLATE]
-        self.site.done.append("query")
-        for data, _ in list(self.site.data.values()):
-            with contextlib.suppress(PipelineError):
-                content = data.content()
-                asked = all(content.get(key) in values["$in"] for key, values in query.items())
-                assert all(len(values["$in"]) <= 100 for values in query.values())
-                if data.workspace == workspace and asked:
-                    yield data
-        yield from (data for data, _ in self.site.data.values() if data.title == "nonsense")
-
-    def get_blob(self, number: str) -> StoredBlob:
-        if self.unavailable:
-            raise SiteUnavailableError("the site is away")
-        if str(number) not in self.site.blobs:
-            raise NotFoundError("there is no such blob", 404)
-        return self.site.blobs[str(number)][0]
-
-    def is_here(self, url: str) -> bool:
-        return url.startswith("https://site/")
-
-    @contextlib.contextmanager
-    def open_blob(self, url: str, offset: int = 0, most: int = 0, attempts: int | None = None) -> Iterator[Stream]:
-        if self.unavailable:
-            raise SiteUnavailableError("the site is away")
-        for stored, _, data in self.site.blobs.values():
-            if url in (stored.pid, stored.handle):
-                yield Stream(data[:most], len(data))
-                return
-        raise NotFoundError("there is no such blob", 404)
-
-    def upload_blob(self, name: str, stream: Any, size: int, already_done: Any) -> StoredBlob:
-        data = b"".join(iter(lambda: stream.read(1000), b""))
-        assert len(data) == size
-        self.site.done.append(f"upload {name}")
-        return self.site.put(data, self.user, name, None)
-
-    def assign_blob(self, number: str, workspace: int) -> None:
-        if not self.may_assign:
-            raise NotAllowedError("you may not publish there", 403)
-        stored, owner, data = self.site.blobs[number]
-        self.site.blobs[number] = (stored._replace(workspace=workspace), owner, data)
-        self.site.done.append("assign")
-
-    def delete_blob(self, number: str) -> None:
-        self.site.done.append(f"delete blob of {self.site.blobs.pop(str(number))[1]}")
-
-    def own_data(self, title: str, template: int) -> list[Data]:
-        return [data for data, owner in self.site.data.values() if owner == self.user and data.title == title]
-
-    def create_data(self, title: str, template: int, workspace: int, content: dict[str, Any], done: Any) -> Data:
-        self.before_describing()
-        assert done() is None
-        self.site.done.append("describe")
-        made = self.site.write(content, self.user, workspace)
-        assert done() == made
-        return made
-
-    def attach_metadata(self, blob: str, data: int) -> None:
-        self.site.done.append("attach")
-
-    def delete_data(self, number: int) -> None:
-        self.site.done.append(f"delete data of {self.site.data.pop(number)[1]}")
-
-    def pause(self, failures: int) -> None:
-        self.paused.append(failures)
 
 
 class Desk:

@@ -16,84 +16,19 @@ import pytest
 
 from pipeline import transfer
 from pipeline.checksums import Stream
-from pipeline.durable import Staging
-from pipeline.errors import BlobDamagedError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.locks import locks_for
-from pipeline.transfer import Move, file_source, move_blobs
+from pipeline.transfer import Move, file_source
+from pipeline.workers import Workers
+from tests.desk import Desk, fails_with
 from tests.disk import Disk, linux_only
-from tests.support import sha1
 
 PATIENCE = 40.0
-Failures = dict[str, Exception]
-
-
-class Witness:
-    """A meter that writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.nbytes = 0
-        self.errors: dict[str, Exception] = {}
-        self.moved: dict[str, bool] = {}
-        self.sizes: dict[str, int] = {}
-        self.tick: Callable[[], None] = lambda: None
-        self._guard = threading.Lock()
-
-    def started(self, name: str, size: int) -> None:
-        self.events.append(f"started {name}")
-        self.sizes[name] = size
-
-    def advanced(self, name: str, nbytes: int) -> None:
-        with self._guard:
-            self.nbytes += nbytes
-
-    def finished(self, name: str, nbytes: int, error: Exception | None, moved: bool) -> None:
-        self.events.append(f"finished {name}")
-        self.moved[name] = moved
-        assert nbytes == (0 if error else self.sizes.get(name, nbytes))
-        if error:
-            self.errors[name] = error
-
-
-class Desk:
-    """A folder with a staging, and blobs that are moved in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.staging = Staging(folder / ".partial")
-        self.meter = Witness()
-
-    def blob(self, name: str, data: bytes, *targets: str, source: bytes | None = None) -> Move:
-        """Return the move of a blob; `source` is what is read where that is something else."""
-        read = data if source is None else source
-        return Move(
-            name=name,
-            digest=sha1(data),
-            size=len(data),
-            source=lambda offset: contextlib.nullcontext(io.BytesIO(read[offset:])),
-            targets=tuple(str(self.folder / target) for target in targets or (name,)),
-            wrong=lambda: BlobDamagedError(f"{name} is wrong"),
-        )
-
-    def move(self, *moves: Move, **options: Any) -> Failures:
-        """Move blobs."""
-        return move_blobs(moves, self.staging, **{"threads": 2, "meter": self.meter, **options})
-
-    def parts(self) -> list[str]:
-        """Return the names of the parts that are left."""
-        return sorted(path.name for path in self.staging.folder.glob("*.part"))
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
-
-
-def fails_with(number: int) -> Any:
-    def fail(*arguments: object, **options: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
 
 
 # Durable
@@ -235,6 +170,14 @@ def test_files_are_copied_whole_whatever_the_pieces(desk: Desk, chunk: int) -> N
     assert (desk.folder / "a").read_bytes() == data
 
 
+@pytest.mark.parametrize("chunk", [7, 1000, 5000, 5001, 2**20])
+def test_a_file_that_has_grown_is_noticed_whatever_the_pieces(desk: Desk, chunk: int) -> None:
+    data = bytes(n * 7 % 251 for n in range(5000))
+    (desk.folder / "source").write_bytes(data + b"x")
+    move = replace(desk.blob("a", data), source=lambda offset: file_source(desk.folder / "source", offset))
+    assert [str(error) for error in desk.move(move, chunk=chunk).values()] == ["a is wrong"]
+
+
 @pytest.mark.parametrize("too_much", [0, 1, 1000])
 def test_a_stream_that_gives_little_at_a_time_is_read_to_its_end(desk: Desk, too_much: int) -> None:
     """A network may give less than was asked for, and still have more than there should be."""
@@ -282,7 +225,7 @@ def test_several_files_of_one_blob_are_written_from_what_was_verified(desk: Desk
 # Going on
 
 
-@pytest.mark.parametrize("left", [b"al", b"alpha", b"xx", b"ALPHA", b"alpha beta"], ids=repr)
+@pytest.mark.parametrize("left", [b"al", b"alpha", b"x", b"xx", b"ALPHA", b"alpha beta"], ids=repr)
 def test_what_an_interrupted_run_left_is_gone_on_with_or_written_anew(desk: Desk, left: bytes) -> None:
     move = desk.blob("a", b"alpha")
     desk.staging.make()
@@ -290,6 +233,50 @@ def test_what_an_interrupted_run_left_is_gone_on_with_or_written_anew(desk: Desk
     assert desk.move(move) == {}
     assert (desk.folder / "a").read_bytes() == b"alpha"
     assert desk.meter.nbytes == 5
+
+
+def test_what_an_interrupted_run_left_whole_needs_no_source(desk: Desk) -> None:
+    move = replace(desk.blob("a", b"alpha"), source=fails_with(errno.EIO))
+    desk.staging.make()
+    Path(desk.staging.part(move.digest)).write_bytes(b"alpha")
+    assert desk.move(move) == {}
+    assert (desk.folder / "a").read_bytes() == b"alpha"
+
+
+@pytest.mark.parametrize("what", ["source", "part"])
+def test_an_interrupted_run_does_not_read_on_to_the_end(desk: Desk, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(10_000)
+    pieces: list[int] = []
+    begun, interrupted = threading.Event(), threading.Event()
+    read_chunks = transfer.read_chunks
+
+    def read(stream: Stream, chunk: int) -> Iterator[bytes | memoryview]:
+        for piece in read_chunks(stream, chunk):
+            pieces.append(len(piece))
+            begun.set()
+            assert interrupted.wait(PATIENCE)
+            yield piece
+
+    def interrupt() -> None:
+        if begun.is_set():
+            raise KeyboardInterrupt
+
+    class Leaving(Workers):
+        def __exit__(self, *exc: object) -> None:
+            self._stop.set()
+            interrupted.set()
+            super().__exit__(*exc)
+
+    monkeypatch.setattr(transfer, "read_chunks", read)
+    monkeypatch.setattr(transfer, "Workers", Leaving)
+    desk.meter.tick = interrupt
+    move = desk.blob("a", data)
+    if what == "part":
+        desk.staging.make()
+        Path(desk.staging.part(move.digest)).write_bytes(data)
+    with pytest.raises(KeyboardInterrupt):
+        desk.move(move, chunk=1)
+    assert pieces == [1]
 
 
 def test_a_damaged_part_and_a_wrong_source_are_one_failure(desk: Desk) -> None:
