@@ -817,8 +817,9 @@ SLOW = {
 }
 
 
+@pytest.mark.parametrize("through_a_proxy", [False, True])
 @pytest.mark.parametrize("kind", list(SLOW))
-def test_a_trickle_is_given_up(kind: str) -> None:
+def test_a_trickle_is_given_up(kind: str, through_a_proxy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 
     def trickle(visit: Visit, seen: Seen) -> None:
@@ -829,7 +830,9 @@ def test_a_trickle_is_given_up(kind: str) -> None:
 
     with FakeSite(trickle) as site, contextlib.ExitStack() as stack:
         stack.callback(done.set)
-        client = _at(site, read_timeout=0.3, attempts=1)
+        monkeypatch.setenv("http_proxy", site.url)
+        host = "http://cdcs.example.org" if through_a_proxy else site.url
+        client = CDCSClient(host, read_timeout=0.3, attempts=1)
         with pytest.raises(SiteUnavailableError, match="stopped sending"):
             client.list_own_blobs()
         with pytest.raises((TransferBrokenError, SiteUnavailableError), match="stopped sending"):
