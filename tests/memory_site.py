@@ -147,7 +147,8 @@ class Curator:
         self.site.done.append("assign")
 
     def delete_blob(self, number: str) -> None:
-        self.site.done.append(f"delete blob of {self.site.blobs.pop(str(number))[1]}")
+        if (stored := self.site.blobs.pop(str(number), None)) is not None:
+            self.site.done.append(f"delete blob of {stored[1]}")
 
     def own_data(self, title: str, template: int) -> list[Data]:
         return [data for data, owner in self.site.data.values() if owner == self.user and data.title == title]

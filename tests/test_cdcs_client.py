@@ -121,6 +121,12 @@ def test_a_query_yields_every_record_of_many_pages_once_in_order(alice: CDCSClie
     assert list(alice.query(template, {"name": "none"}, public)) == []
 
 
+def test_all_records_of_the_user_with_one_title_are_listed_page_by_page(alice: CDCSClient, template: Any) -> None:
+    made = [alice.create_data("same", template, None, {"name": f"n{number}"}).id for number in range(12)]
+    alice.create_data("same again", template, None, {"name": "x"})
+    assert sorted(data.id for data in alice.own_data("same", template)) == made
+
+
 def test_a_query_of_a_workspace_leaves_out_private_records(alice: CDCSClient, template: Any) -> None:
     public = alice.workspace_id(PUBLIC)
     alice.create_data("private", template, None, {"name": "x"})
@@ -165,6 +171,12 @@ def test_a_stream_is_uploaded_from_where_it_stands(alice: CDCSClient) -> None:
     stream = io.BytesIO(b"before" + b"content")
     stream.seek(6)
     assert _read(alice, alice.upload_blob("part.bin", stream, 7).handle) == b"content"
+
+
+def test_a_blob_is_read_line_by_line_as_any_file(alice: CDCSClient) -> None:
+    blob = alice.upload_blob("lines.csv", io.BytesIO(b"1,2\n3,4\n"), 8)
+    with alice.open_blob(blob.handle) as stream, io.TextIOWrapper(io.BufferedReader(stream)) as text:
+        assert list(text) == ["1,2\n", "3,4\n"]
 
 
 def test_neither_upload_nor_download_holds_a_file_in_memory(alice: CDCSClient, tmp_path: Path) -> None:
@@ -304,6 +316,24 @@ def test_a_lost_answer_to_a_post_that_took_effect_makes_no_second_record_or_blob
     assert lost == {"/rest/data/", "/rest/blob/"}
     assert [found.id for found in alice.query(template, {"name": "lost"}, public)] == [data.id]
     assert [found.id for found in alice.list_own_blobs("lost.bin")] == [blob.id]
+
+
+def test_a_template_is_installed_once_although_the_answer_is_lost(server: CDCSServer) -> None:
+    lost: list[str] = []
+
+    def lose_request_then_answer(visit: Visit, seen: Seen) -> None:
+        is_lost = (seen.method, seen.path) == ("POST", "/rest/template/global/") and len(lost) < 2
+        if is_lost:
+            lost.append(seen.path)
+        if is_lost and len(lost) == 1:
+            return visit.drop()
+        status, headers, body = visit.forward(server.local_url, seen)
+        return visit.drop() if is_lost else visit.reply(status, body, content_type=headers.get("Content-Type", ""))
+
+    with FakeSite(lose_request_then_answer) as proxy:
+        admin = CDCSClient(proxy.url, user="admin", password=USERS["admin"].password, sleep=_no_sleep())
+        assert admin.create_template("Lost", SCHEMA) == _client(server, "alice").template_id("Lost")
+    assert len(lost) == 2
 
 
 # --- the server of the tests ------------------------------------------------------------------------------------------
@@ -817,8 +847,9 @@ SLOW = {
 }
 
 
+@pytest.mark.parametrize("through_a_proxy", [False, True])
 @pytest.mark.parametrize("kind", list(SLOW))
-def test_a_trickle_is_given_up(kind: str) -> None:
+def test_a_trickle_is_given_up(kind: str, through_a_proxy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 
     def trickle(visit: Visit, seen: Seen) -> None:
@@ -829,7 +860,9 @@ def test_a_trickle_is_given_up(kind: str) -> None:
 
     with FakeSite(trickle) as site, contextlib.ExitStack() as stack:
         stack.callback(done.set)
-        client = _at(site, read_timeout=0.3, attempts=1)
+        monkeypatch.setenv("http_proxy", site.url)
+        host = "http://cdcs.example.org" if through_a_proxy else site.url
+        client = CDCSClient(host, read_timeout=0.3, attempts=1)
         with pytest.raises(SiteUnavailableError, match="stopped sending"):
             client.list_own_blobs()
         with pytest.raises((TransferBrokenError, SiteUnavailableError), match="stopped sending"):
@@ -879,6 +912,38 @@ def test_pages_without_end_and_missing_records_are_noticed() -> None:
         pytest.raises(ArchiveError, match="more records than it sends"),
     ):
         list(_at(site).query(1, {}, 1))
+
+
+def test_own_records_without_end_are_noticed() -> None:
+    answer = {"count": 3, "next": "x", "results": [{"id": 1, "title": "t", "content": "{}"}]}
+    with FakeSite(lambda v, s: v.reply(200, answer)) as site:
+        with pytest.raises(ArchiveError, match="without end"):
+            _at(site).own_data("t", 1)
+        assert len(site.seen) == 4
+
+
+def test_a_query_whose_records_never_come_to_rest_yields_all_that_came() -> None:
+    items = [{"id": number, "title": "t", "content": "{}"} for number in range(4)]
+    answers = [{"count": count, "next": None, "results": items[: count + 1]} for count in (1, 2, 3)]
+    with FakeSite(in_turn(*(lambda v, a=a: v.reply(200, a) for a in answers))) as site:  # type: ignore[misc]
+        assert [data.id for data in _at(site).query(1, {}, 1)] == [0, 1, 2, 3]
+        assert len(site.seen) == 3
+
+
+def test_of_two_workspaces_with_one_title_none_is_chosen() -> None:
+    spaces = [{"id": number, "title": PUBLIC} for number in (1, 2)]
+    with (
+        FakeSite(lambda v, s: v.reply(200, spaces)) as site,
+        pytest.raises(ArchiveError, match=r"several workspaces 'Global Public Workspace'; ask the site to rename one"),
+    ):
+        _at(site).workspace_id(PUBLIC)
+
+
+def test_a_query_that_is_refused_is_not_asked_again_page_by_page() -> None:
+    with FakeSite(lambda v, s: v.reply(400, {"message": "No such key."})) as site:
+        with pytest.raises(SiteRefusedError, match="refuses to search records: No such key"):
+            list(_at(site).query(1, {}, 1, few=True))
+        assert len(site.seen) == 1
 
 
 def test_a_record_that_holds_no_json_spoils_only_itself() -> None:
@@ -948,6 +1013,16 @@ def test_threads_and_processes_do_not_share_a_connection(monkeypatch: pytest.Mon
         connections = [seen.connection for seen in site.seen]
         assert connections[0] == connections[1]
         assert len(set(connections)) == 3
+
+
+def test_a_client_that_was_closed_connects_again() -> None:
+    with FakeSite(lambda v, s: v.reply(200, [])) as site:
+        client = _at(site)
+        client.close()
+        for _ in range(2):
+            client.list_own_blobs()
+            client.close()
+        assert len({seen.connection for seen in site.seen}) == 2
 
 
 def test_json_that_is_sent_is_what_cdcs_reads() -> None:

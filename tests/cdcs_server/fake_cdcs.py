@@ -89,6 +89,12 @@ class FakeCDCS(FakeSite):
         elif route == "GET /rest/data/":
             found = [item for item in self.records if item["title"] == asked["title"]]
             visit.reply(200, {"count": len(found), "next": None, "results": found})
+        elif route == "GET /rest/data/#/":
+            visit.reply(200, self.records[number - 1])
+        elif route == "PATCH /rest/data/#/":
+            sent = json.loads(seen.body)
+            self.records[number - 1] |= {"title": sent["title"], "content": sent["content"]}
+            visit.reply(200, self.records[number - 1])
         elif route == "POST /rest/data/":
             sent = json.loads(seen.body)
             template = next(title for title, ident in TEMPLATES.items() if ident == sent["template"])

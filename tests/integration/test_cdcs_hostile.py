@@ -263,7 +263,7 @@ def test_pages_of_a_query_without_end_are_noticed(site: Site, fake: FakeCDCS) ->
     plant(fake)
     page = {"count": 10**9, "next": "more", "results": fake.records[:1]}
     fake.lie("POST", r"/rest/data/query/", lambda v, s: v.reply(200, {**page, "count": 30}))
-    is_refused(site.fetch(), "sends pages of a query without end; tell the site")
+    is_refused(site.fetch(), "sends pages of records without end; tell the site")
     assert site.fetched() == {}
 
 

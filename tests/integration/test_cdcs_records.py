@@ -21,6 +21,7 @@ from pipeline.transfer import Silent
 from tests.audits import audit
 from tests.cdcs import PUBLIC, archive_of, serve
 from tests.cdcs_server import CDCSServer
+from tests.cdcs_server.fake_cdcs import FakeCDCS
 from tests.support import sha1
 
 
@@ -29,14 +30,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CDCSServer]:
     yield from serve(tmp_path_factory.mktemp("cdcs"))
 
 
+FILES = {"a.csv": b"1,2\n" * 9, "b c/Größe.csv": b"3,4\n" * 7, "b c/empty.csv": b""}
+
+
 class Kept:
     """A release on a site, and a mirror of it in a folder."""
 
     def __init__(self, server: CDCSServer, folder: Path, title: str) -> None:
         self.server, self.folder, self.title = server, folder, title
         self.site = archive_of(server)
-        files = {"a.csv": b"1,2\n" * 9, "b c/Größe.csv": b"3,4\n" * 7, "b c/empty.csv": b""}
-        self.record = publish(self.site, folder / "project", title, files)
+        self.record = publish(self.site, folder / "project", title, FILES)
         self.mirror = folder / "mirror"
         create_archive(self.mirror)
         mirror(self.site, FileSystemArchive(self.mirror), title)
@@ -68,7 +71,9 @@ class Kept:
         return same and self.site.is_found_by_pid(self.data.id, self.record["/PID/"], PUBLIC)
 
 
-def publish(archive: CDCSArchive, folder: Path, title: str, files: dict[str, bytes]) -> dict[str, Any]:
+def publish(
+    archive: CDCSArchive | FileSystemArchive, folder: Path, title: str, files: dict[str, bytes]
+) -> dict[str, Any]:
     """Publish files, and return the record as readers get it."""
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -227,3 +232,22 @@ def test_a_damaged_description_of_a_blob_is_found_and_replaced(kept: Kept) -> No
         (now,) = kept.site.curator.own_data(digest, template)
         assert kept.text_file(now).read_bytes()[: said // 8] == whole[: said // 8]
         assert not kept.audit().failures
+
+
+@pytest.mark.parametrize("is_mirror", [True, False])
+def test_a_record_on_a_site_that_gives_no_pids_is_put_back_without_one(tmp_path: Path, is_mirror: bool) -> None:
+    create_archive(tmp_path / "another")
+    another = FileSystemArchive(tmp_path / "another")
+    with FakeCDCS() as fake:
+        site = CDCSArchive(fake.base_url, "alice", "pa55-of-alice")
+        publish(site, tmp_path / "project", "sample", FILES)
+        if is_mirror:
+            mirror(site, another, "sample")
+        else:
+            publish(another, tmp_path / "project", "sample", FILES)
+        (record,) = [item for item in fake.records if item["title"] == "sample-v1.0.0"]
+        whole = record["content"]
+        record["content"] = whole.replace('"β": 0.1', '"β": 0.2')
+        assert audit(site).failures
+        assert not audit(site, another).failures
+        assert json.loads(record["content"]) == json.loads(whole)

@@ -181,6 +181,40 @@ def test_what_an_interrupted_run_left_with_other_bytes_is_deleted(desk: Desk, da
     assert [data for _, _, data in desk.site.blobs.values()] == [b"alpha"]
 
 
+def test_what_an_interrupted_run_left_and_somebody_deletes_meanwhile_is_uploaded(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = desk.blob(b"alpha")
+    left = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", None)
+    del desk.site.blobs[str(left.id)]
+    monkeypatch.setattr(desk.alice, "find_own_blobs", lambda prefixes: [left])
+    desk.upload(blob)
+    assert desk.steps() == [f"upload {blob.digest}.csv", "assign", "describe", "attach"]
+
+
+def test_what_an_interrupted_run_left_is_deleted_where_it_may_not_be_published(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", None)
+    desk.alice.may_assign = False
+    pids, failures = desk.upload(blob)
+    assert (pids, set(failures)) == ({}, {blob.digest})
+    assert desk.steps() == ["delete blob of alice"]
+
+
+def test_what_cannot_be_put_to_use_now_is_kept_for_the_next_run(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = desk.blob(b"alpha")
+    left = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", None)
+
+    def fail(*arguments: Any) -> None:
+        raise SiteUnavailableError("the site is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.alice, "attach_metadata", fail)
+        assert set(desk.upload(blob)[1]) == {blob.digest}
+    assert desk.upload(blob) == ({blob.digest: left.pid}, {})
+    assert desk.steps() == ["assign", "describe"]
+
+
 def test_what_is_in_another_workspace_or_of_another_user_is_left_alone(desk: Desk) -> None:
     blob = desk.blob(b"alpha")
     others = [desk.site.put(b"alpha", "alice", workspace=ELSEWHERE), desk.site.put(b"alpha", "bob", workspace=None)]
@@ -329,6 +363,17 @@ def test_what_was_just_uploaded_is_known_although_the_site_does_not_find_it_yet(
     assert shelf.known({blob.digest: 6}) == set()
     assert set(shelf.find({blob.digest: 5})) == {blob.digest}
     assert desk.shelf().known({blob.digest: 5}) == set()
+
+
+def test_what_was_uploaded_long_ago_is_asked_of_the_site(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob, shelf = desk.blob(b"alpha"), desk.shelf()
+    desk.upload(blob, shelf=shelf)
+    desk.site.data.clear()
+    desk.upload(shelf=shelf)
+    assert shelf.known({blob.digest: 5})
+    monkeypatch.setattr("pipeline.archives.cdcs.uploads._INDEX_SECONDS", -1.0)
+    desk.upload(shelf=shelf)
+    assert shelf.known({blob.digest: 5}) == set()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import email.utils
+import functools
 import io
 import ipaddress
 import json
@@ -16,7 +17,6 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from ...checksums import Stream
 from ...errors import ArchiveError, SourceChangedError, printable
@@ -207,40 +207,40 @@ class _PacedSocket:
         return getattr(self._connected, name)
 
 
-class _PacedHTTP(HTTPConnection):
+class _Paced:
+    """Mixed into a connection, whose answers are then read through `_PacedReader`."""
+
+    sock: Any
+
     def connect(self) -> None:
-        super().connect()
+        super().connect()  # type: ignore[misc]  # there is one in every kind of connection
         self.sock = _PacedSocket(self.sock)
 
 
-class _PacedHTTPS(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        self.sock = _PacedSocket(self.sock)
+@functools.cache
+def _paced(pool: Any) -> Any:
+    connection = type("PacedConnection", (_Paced, pool.ConnectionCls), {})
+    return type("PacedPool", (pool,), {"ConnectionCls": connection})
 
 
-class _HTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _PacedHTTP
-
-
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _PacedHTTPS
+def _pace(manager: Any) -> None:
+    pools = manager.pool_classes_by_scheme
+    manager.pool_classes_by_scheme = {scheme: _paced(pool) for scheme, pool in pools.items()}
 
 
 class PacedAdapter(HTTPAdapter):
-    """Makes connections that do not wait for ever."""
+    """Makes connections that do not wait for ever, through proxies of any kind, too."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Make the pools of direct connections."""
         super().init_poolmanager(*args, **options, blocksize=_UPLOAD_BLOCK)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        _pace(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         """Make the pools of connections through a proxy."""
-        manager = super().proxy_manager_for(proxy, **options)
-        if not proxy.lower().startswith("socks"):
-            manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-        return manager
+        if proxy not in self.proxy_manager:
+            _pace(super().proxy_manager_for(proxy, **options))
+        return self.proxy_manager[proxy]
 
 
 class Authorization:
@@ -337,4 +337,6 @@ def explain_failure(error: BaseException, url: str) -> Exception:
         return TemporaryError(f"{url} did not answer: {_reason(error)}.")
     if isinstance(error, urllib3.exceptions.HTTPError):
         return TemporaryError(f"{url} did not answer: {_reason(error)}.")
-    return ArchiveError(f"{url} cannot be asked; check the address.")
+    return ArchiveError(
+        f"{url} cannot be asked; check the address, and HTTPS_PROXY and NO_PROXY where there is a proxy."
+    )

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import json
 import os
 import re
@@ -188,7 +187,7 @@ class CDCSClient(Site):
         # Records that come or go meanwhile move others across the borders of pages: another pass finds those.
         for _ in range(3):
             counts, found = set(), set()
-            for count, items in self._pages(payload):
+            for count, items in self._pages(functools.partial(self._search, payload)):
                 counts.add(count)
                 for data in map(self._data, items):
                     found.add(data.id)
@@ -215,36 +214,30 @@ class CDCSClient(Site):
     def own_data(self, title: str, template: Ident) -> list[Data]:
         """Return the user's own records of exactly one title, also those that a site has not put into its index yet."""
         path = f"/rest/data/?title={quote(title, safe='')}&template={_segment(template)}"
-        found: list[Data] = []
-        for page in itertools.count(1):
-            answer = _mapping(self._get(f"{path}&page={page}", "to list records"), self.host)
-            found += map(self._data, _sequence(answer.get("results"), self.host))
-            if not answer.get("next") or page == _MOST_PAGES:
-                return [data for data in found if data.title == title]
-        raise AssertionError
+        pages = self._pages(lambda page: self._get(f"{path}&page={page}", "to list records"))
+        found = [self._data(item) for _, items in pages for item in items]
+        return [data for data in found if data.title == title]
 
-    def _pages(self, payload: dict[str, Any]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Yield what each page of a query tells: how many records there are in all, and some of them."""
-        for page in itertools.count(1):
-            if (answer := self._page(payload, page)) is None:
-                return
-            count = answer.get("count")
+    def _search(self, payload: dict[str, Any], page: int) -> Any:
+        path = f"/rest/data/query/?page={page}"
+        return self.call("POST", path, payload, doing="to search records", repeat=True).value
+
+    def _pages(self, ask: Callable[[int], Any]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Yield what each page tells that `ask` gets: how many records there are in all, and some of them."""
+        page, is_more = 0, True
+        while is_more:
+            page += 1
+            try:
+                answer = _mapping(ask(page), self.host)
+            except SiteRefusedError as error:
+                # Records vanished since the page before, and with them the page.
+                if page > 1 and "invalid page" in error.message.lower():
+                    return
+                raise
+            count, is_more = answer.get("count"), bool(answer.get("next"))
             if not isinstance(count, int) or page > min(max(count, 1), _MOST_PAGES):
-                raise ArchiveError(f"{self.host} sends pages of a query without end; tell the site.")
+                raise ArchiveError(f"{self.host} sends pages of records without end; tell the site.")
             yield count, _sequence(answer.get("results"), self.host)
-            if not answer.get("next"):
-                return
-
-    def _page(self, payload: dict[str, Any], page: int) -> dict[str, Any] | None:
-        try:
-            path = f"/rest/data/query/?page={page}"
-            answer = self.call("POST", path, payload, doing="to search records", repeat=True)
-            return _mapping(answer.value, self.host)
-        except SiteRefusedError as error:
-            # Records vanished since the page before, and with them the page.
-            if page > 1 and "invalid page" in error.message.lower():
-                return None
-            raise
 
     def create_data(
         self,

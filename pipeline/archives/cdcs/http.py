@@ -262,7 +262,9 @@ class Site:
         A site that was given up gets no second chance until something else succeeds.
         """
         most = attempts or (1 if self._given_up else self.attempts)
-        for number in range(1, most + 1):
+        number, again = 0, True
+        while again:
+            number += 1
             try:
                 result = attempt()
                 self._given_up = False
@@ -276,8 +278,6 @@ class Site:
                 self.pause(number, pause)
             if sent and already_done is not None and (done := already_done()) is not None:
                 return done
-            if not again:
-                break
         self._given_up = attempts is None
         unavailable = SiteUnavailableError(f"{sentence} Tried {_times(number)}; run again later, or ask the site.")
         unavailable.is_hopeless = whole

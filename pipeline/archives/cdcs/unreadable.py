@@ -8,7 +8,7 @@ import contextlib
 import json
 import re
 import string
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from typing import Any
 
 from ...errors import ArchiveError
@@ -34,42 +34,42 @@ def read_all(ask: Ask, key: str, lose: Callable[[str], None], enough: int = _LON
     key : str
         A key of the records, whose values are texts.
     lose : callable
-        Is told the value of the key in each record that the site cannot read.
+        Is told the value of the key in each record that the site cannot read, or how it begins.
     enough : int, optional
         So many characters of a value tell it from all others.
     """
     seen: set[Ident] = set()
 
-    def readable(query: Mapping[str, Any]) -> Iterator[Data]:
-        for data in ask(query):
-            if data.id not in seen:
-                seen.add(data.id)
-                yield data
+    def readable(query: Mapping[str, Any]) -> Generator[Data, None, bool]:
+        """Yield what was not read before, and return whether the site failed at something."""
+        try:
+            for data in ask(query):
+                if data.id not in seen:
+                    seen.add(data.id)
+                    yield data
+        except SiteRefusedError as error:
+            if not is_broken(error):
+                raise
+            return True
+        return False
 
-    try:
-        yield from readable({})
-        return
-    except SiteRefusedError as error:
-        if not is_broken(error):
-            raise
-    pending = [("", _CHARACTERS)]
+    pending = [("", _CHARACTERS)] if (yield from readable({})) else []
     while pending:
         begin, characters = pending.pop()
-        if characters is _CHARACTERS:  # what goes on with any other one is not told apart
-            yield from readable({key: {"$regex": f"^{re.escape(begin)}[^{re.escape(_CHARACTERS)}]"}})
-        try:
-            yield from readable({key: {"$regex": _pattern(begin, characters)}})
-        except SiteRefusedError as error:
-            if not is_broken(error) or len(begin) > _LONGEST:
-                raise
-            if len(characters) > 1:
-                pending += _halves(begin, characters)
-                continue
-            begin += characters
-            if len(begin) == enough or _fails(ask, {key: begin}):
-                lose(begin)
-            if len(begin) < enough:
-                pending.append((begin, _CHARACTERS))
+        others = {key: {"$regex": f"^{re.escape(begin)}[^{re.escape(_CHARACTERS)}]"}}
+        if characters is _CHARACTERS and (yield from readable(others)):
+            lose(f"{begin}…")  # what goes on with any other one is not told apart
+        if not (yield from readable({key: {"$regex": _pattern(begin, characters)}})):
+            continue
+        if len(characters) > 1:
+            pending += _halves(begin, characters)
+            continue
+        begin += characters
+        # It may be all, and others may go on after it, as 1.0.10 does after 1.0.1.
+        if len(begin) == enough or (yield from readable({key: begin})):
+            lose(begin)
+        if len(begin) < enough:
+            pending.append((begin, _CHARACTERS))
 
 
 def value_of(ask: Ask, query: Mapping[str, Any], key: str) -> str | None:
