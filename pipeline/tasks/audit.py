@@ -114,9 +114,7 @@ class AuditTitle(_Auditing):
 
     def _announce(self, message: str, percentage: int) -> None:
         touch_reports()
-        for report, value in ((self.set_status_message, message), (self.set_progress_percentage, percentage)):
-            if report is not None:
-                report(value)
+        self.auditing.teller.tell(self, message, percentage)
 
     def on_failure(self, exception: BaseException) -> Any:
         """Return what the scheduler's page shows: all that was found."""

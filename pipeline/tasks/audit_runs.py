@@ -20,6 +20,7 @@ from ..release import Blob
 from ..report import DONE, RUNNING, UNCHANGED, WAITING, Counts, ReleaseReport
 from ..settings import read_settings
 from .runs import Run, manifest_folder, threads_and_resources
+from .telling import Teller
 
 
 class AuditOptions(NamedTuple):
@@ -60,6 +61,8 @@ class AuditRun:
         How many blobs are read at the same time.
     resources : dict
         What a title takes of the limits in ``[resources]``, name to number of transfers.
+    teller : Teller
+        Tells the scheduler how far the audit is.
     """
 
     _runs: ClassVar[MutableMapping[AuditOptions, "AuditRun"]] = WeakValueDictionary()
@@ -69,6 +72,7 @@ class AuditRun:
     def __init__(self, options: AuditOptions) -> None:
         self.options = options
         self.threads, self.resources = threads_and_resources(options.archive, options.repair_from)
+        self.teller = Teller()
         self._audits: dict[str, TitleAudit] = {}
         self._repairs: dict[str, list[RepairRun]] = {}
         self._before: frozenset[str] = frozenset()

@@ -1,6 +1,5 @@
 """What this process knows of a running upload or download: its manifest, what is in place, and how far it is."""
 
-import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
@@ -20,6 +19,7 @@ from ..progress import Progress, format_bytes, log
 from ..project import Project, changed_files
 from ..release import RECORD_PID, Blob, ReleaseRecord
 from ..settings import read_settings, transfer_limit
+from .telling import Teller
 
 AnyRun = TypeVar("AnyRun", bound="Run")
 # What nobody needs any more is forgotten: the tasks of a user hold their runs.
@@ -95,7 +95,7 @@ class Run(ABC):
         What a batch takes of the limits in ``[resources]``, name to number of transfers.
     place : str or None
         Where the record is that is written last, as far as this process knows.
-    teller : Thread or None
+    teller : Teller
         Tells the scheduler how far the run is.
     """
 
@@ -109,7 +109,7 @@ class Run(ABC):
         self.archive = archive
         self.threads, self.resources = threads_and_resources(manifest.archive, manifest.source)
         self.unreadable: dict[str, Exception] = {}
-        self.teller: threading.Thread | None = None
+        self.teller = Teller()
         self._there: set[str] | None = None
         self._stale = False
         self._tasks: list[Any] | None = None
