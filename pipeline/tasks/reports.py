@@ -47,7 +47,7 @@ class TaskReport(Report):
         if isinstance(plan, PipelineError):
             self.failure = str(plan)
         elif plan is not None:
-            self.releases = self.task.describe(plan)
+            self.releases = self.task.describe(plan, self)
 
     def entry(self, part: Any) -> ReleaseReport:
         """Return what is told of the release that one task moves; it is brought up to date until the task has ended."""

@@ -651,6 +651,71 @@ def test_a_title_of_its_own_can_be_audited_and_says_what_makes_no_sense(mirrored
     mirrored.blob_file(FILES["a.csv"]).unlink()
     outcome = mirrored.run("AuditTitle", archive="archive", title="sample", repair_from="mirror")
     assert outcome.code == 0, outcome.output
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that can be forked")
+def test_titles_that_cannot_be_listed_for_a_moment_are_not_taken_for_none(mirrored: Workshop) -> None:
+    assert isinstance(mirrored, ForkedWorkshop)
+    trouble = (
+        "from pipeline.archives.filesystem_audit import FileSystemAuditor as Auditor\n"
+        "titles, refused = Auditor.titles, []\n"
+        "def refuse(auditor):\n    refused.append(1)\n    if len(refused) > 2:\n        return titles(auditor)\n"
+        "    raise PermissionError(13, 'Permission denied', 'x')\nAuditor.titles = refuse\n"
+    )
+    outcome = mirrored.run_with(trouble, "AuditArchive", archive="archive")
+    assert outcome.code == 30, outcome.output
+    assert "ERROR: x: permission is denied" in outcome.output
+    outcome = run_audit(mirrored)
+    assert outcome.code == 0
+    assert "3 read" in outcome.output
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that can be forked")
+def test_a_record_that_goes_while_its_blobs_are_read_is_said(mirrored: Workshop) -> None:
+    assert isinstance(mirrored, ForkedWorkshop)
+    mirrored.blob_file(FILES["Größe.bin"]).unlink()
+    trouble = (
+        "import os\nfrom pipeline.tasks.audit_runs import AuditRun as Run\nrepairs_of = Run.repairs_of\n"
+        f"def remove(run, title):\n    os.unlink({str(mirrored.record_file())!r})\n    return repairs_of(run, title)\n"
+        "Run.repairs_of = remove\n"
+    )
+    outcome = mirrored.run_with(trouble, "AuditArchive", archive="archive", repair_from="mirror")
+    assert outcome.code == 30, outcome.output
+    assert "ERROR: The record of sample-v0.1.0 is gone since it was read; run again." in outcome.output
+    assert run_audit(mirrored, repair_from="mirror").code == 0
+    assert mirrored.blob_file(FILES["Größe.bin"]).read_bytes() == FILES["Größe.bin"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that can be forked")
+def test_titles_that_cannot_be_listed_for_a_moment_are_not_taken_for_none(mirrored: Workshop) -> None:
+    assert isinstance(mirrored, ForkedWorkshop)
+    trouble = (
+        "from pipeline.archives.filesystem_audit import FileSystemAuditor as Auditor\ntitles = Auditor.titles\n"
+        "def refuse(auditor):\n    Auditor.titles = titles\n"
+        "    raise PermissionError(13, 'Permission denied', 'x')\nAuditor.titles = refuse\n"
+    )
+    outcome = mirrored.run_with(trouble, "AuditArchive", archive="archive")
+    assert outcome.code == 30, outcome.output
+    assert "ERROR: x: permission is denied" in outcome.output
+    outcome = run_audit(mirrored)
+    assert outcome.code == 0
+    assert "3 read" in outcome.output
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that can be forked")
+def test_a_record_that_goes_while_its_blobs_are_read_is_said(mirrored: Workshop) -> None:
+    assert isinstance(mirrored, ForkedWorkshop)
+    mirrored.blob_file(FILES["Größe.bin"]).unlink()
+    trouble = (
+        "import os\nfrom pipeline.tasks.audit_runs import AuditRun as Run\nrepairs_of = Run.repairs_of\n"
+        f"def remove(run, title):\n    os.unlink({str(mirrored.record_file())!r})\n    return repairs_of(run, title)\n"
+        "Run.repairs_of = remove\n"
+    )
+    outcome = mirrored.run_with(trouble, "AuditArchive", archive="archive", repair_from="mirror")
+    assert outcome.code == 30, outcome.output
+    assert "ERROR: The record of sample-v0.1.0 is gone since it was read; run again." in outcome.output
+    assert run_audit(mirrored, repair_from="mirror").code == 0
+    assert mirrored.blob_file(FILES["Größe.bin"]).read_bytes() == FILES["Größe.bin"]
+
+
     assert mirrored.blob_file(FILES["a.csv"]).read_bytes() == FILES["a.csv"]
     outcome = mirrored.run("AuditTitle", archive="archive", title="sample", sample=7)
     assert outcome.code == 30
