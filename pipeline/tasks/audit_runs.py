@@ -353,10 +353,6 @@ class RepairRun(Run):
             self.there.add(blob.digest)
         return blob.digest in self.there
 
-    def is_finished(self) -> bool:
-        """Tell whether all are replaced."""
-        return all(map(self.is_there, self.missing))
-
     def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
         mirror = get_interface(self.manifest.source).auditor(self.manifest.source_workspace)
         source = HealingSource(mirror, blobs, self.record)

@@ -135,9 +135,9 @@ class Run(ABC):
     def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
         """Move blobs and return those that failed, digest to error."""
 
-    @abstractmethod
     def is_finished(self) -> bool:
         """Tell whether the release is whole where it goes to."""
+        return all(map(self.is_there, self.blobs))
 
     def is_there(self, blob: Blob) -> bool:
         """Tell whether a blob is in place; where another worker may have moved it, look everything up once more."""
@@ -322,7 +322,7 @@ class ArchivingRun(Run):
 
     def is_finished(self) -> bool:
         """Tell whether the record and every blob of it are in the archive."""
-        return self.is_published() and not self.unreadable and all(map(self.is_there, self.blobs))
+        return self.is_published() and not self.unreadable and super().is_finished()
 
     def publish(self) -> None:
         """Upload the record."""
@@ -451,7 +451,7 @@ class FetchRun(Run):
 
     def is_finished(self) -> bool:
         """Tell whether everything of the release is in the folder."""
-        return self.destination.is_complete() and all(map(self.is_there, self.blobs))
+        return self.destination.is_complete() and super().is_finished()
 
     def prospect(self) -> str:
         """Return what would be done, for people."""
