@@ -1,6 +1,7 @@
 """An audit finds every flipped bit of an archive, and heals it from a mirror; killed at any moment it does no harm."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import pipeline.archives.filesystem_audit
 from pipeline import ArchiveInterface, FileSystemArchive
 from pipeline.archives.auditing import Auditor
 from pipeline.archives.filesystem import create_archive
@@ -274,6 +276,33 @@ def test_blobs_that_no_record_names_are_told_and_left_alone(
     assert not audit(mirrored.archive, mirrored.folder / "mirror").failures
     assert aside(mirrored.archive) == [b"damaged, then"]
     assert not mirrored.blob_file(data).exists()
+
+
+def test_what_the_disk_cannot_read_is_replaced(
+    mirrored: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = mirrored.blob_file(FILES["Größe.bin"])
+    before, open_blob = damaged.stat().st_ino, FileSystemArchive.open_blob
+    hash_file = pipeline.archives.filesystem_audit.hash_file
+
+    def fail(file: Path) -> None:
+        if file.exists() and file.stat().st_ino == before:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+
+    def read(archive: FileSystemArchive, blob: Blob, *args: Any, **kwargs: Any) -> Any:
+        fail(archive.archive_path / PUBLIC / "sample" / "blobs" / blob.digest[:2] / blob.digest)
+        return open_blob(archive, blob, *args, **kwargs)
+
+    def hashed(file: Path, *args: Any) -> Any:
+        fail(file)
+        return hash_file(file, *args)
+
+    monkeypatch.setattr(FileSystemArchive, "open_blob", read)
+    monkeypatch.setattr(pipeline.archives.filesystem_audit, "hash_file", hashed)
+    assert not audit(mirrored.archive, mirrored.folder / "mirror").failures
+    assert "Größe.bin: the blob is damaged: the disk cannot read it; it is replaced from" in caplog.text
+    assert damaged.stat().st_ino != before
+    assert damaged.read_bytes() == FILES["Größe.bin"]
 
 
 def test_what_cannot_be_set_aside_is_said(mirrored: Workshop) -> None:

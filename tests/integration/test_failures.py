@@ -186,8 +186,9 @@ class TestASourceFileThatDoesNotStay:
             ("file.unlink()", "vanished"),
             ("file.unlink(); file.mkdir()", "data/b.bin"),
             ("file.unlink(); os.mkfifo(file)", "data/b.bin"),
+            ("file.unlink(); file.symlink_to(file.name)", "symbolic link"),
         ],
-        ids=["edited", "grown", "shrunk", "emptied", "vanished", "became-a-folder", "became-a-pipe"],
+        ids=["edited", "grown", "shrunk", "emptied", "vanished", "became-a-folder", "became-a-pipe", "became-a-loop"],
     )
     def test_is_named_and_the_next_run_finishes(
         self, workshop: Workshop, when: str, action: str, sentence: str
@@ -202,7 +203,7 @@ class TestASourceFileThatDoesNotStay:
         source = workshop.folder / "project" / "data" / "b.bin"
         if source.is_dir():
             source.rmdir()
-        elif source.exists() and not source.is_file():
+        elif os.path.lexists(source) and not source.is_file():
             source.unlink()
         files = dict(FILES)
         if source.exists():
@@ -256,6 +257,16 @@ class TestASourceFileThatDoesNotStay:
         (project / "data").chmod(0o700)
         said(outcome, "data", "permission is denied")
         succeeded(workshop.publish())
+
+    @posix
+    def test_an_unreadable_folder_that_is_ignored_is_in_nobodys_way(self, workshop: Workshop) -> None:
+        project = workshop.project(files={**FILES, "private/notes.txt": b"mine"})
+        (project / "private").chmod(0)
+        options = {**PUBLISH, "create_archive": True, "ignores": "private/"}
+        outcome = run_as_owner_without_privileges(workshop, "PublishRelease", **options)
+        (project / "private").chmod(0o700)
+        succeeded(outcome)
+        assert_all_was_published(workshop)
 
     @posix
     def test_an_unreadable_ignore_file_is_named(self, workshop: Workshop) -> None:
