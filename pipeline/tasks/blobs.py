@@ -16,11 +16,11 @@ from .base import HIDDEN, ManifestTask
 from .reports import touch_reports
 from .runs import Run, known_run, run_of, runs_of
 
-# A blob of this many bytes moves before the small ones, and alone where other hosts may take the others.
+# A blob of this many bytes moves before the small ones, and alone where other workers may take the others.
 BIG_BYTES = 64 * 2**20
 _BATCHES_PER_RELEASE = 8
 _SMALLEST_BATCH = 200
-# About so many bytes at most are one batch: several hosts can share a release of few blobs that are not small.
+# About so many bytes at most are one batch: several workers can share a release of few blobs that are not small.
 _BATCH_BYTES = 8 * BIG_BYTES
 # More than any release has blobs.
 PRIORITIES_PER_RANK = 2**32
@@ -115,7 +115,7 @@ class BlobTask(ManifestTask):
 
     @property
     def batchable(self) -> bool:
-        """Whether it can be part of a batch; big blobs run alone where several hosts may share the work."""
+        """Whether it can be part of a batch; big blobs run alone where several workers may share the work."""
         return self.single is not None and (_works_alone() or not self.is_big)
 
     @property
@@ -170,18 +170,21 @@ class BlobTask(ManifestTask):
 
 @functools.cache
 def _works_alone() -> bool:
-    """Tell whether there is no central scheduler, by which other hosts might take blobs."""
-    return bool(luigi.interface.core().local_scheduler)
+    """Tell whether no other worker might take blobs, of this process or by a central scheduler."""
+    core = luigi.interface.core()
+    return bool(core.local_scheduler) and core.workers == 1
 
 
 def _batch_size(run: Run) -> int:
     """Return how many blobs are a batch: more in a large release, so that the scheduler is not asked more often.
 
-    Where other hosts may take batches, these do not have very many bytes.
+    Where other workers may take batches, these are not all of a large release, and do not have very many bytes.
     """
+    if _works_alone():
+        return max(1, len(run.blobs))
     grown = max(_SMALLEST_BATCH, -(-len(run.blobs) // _BATCHES_PER_RELEASE))
     sizes = [blob.size for blob in run.blobs if blob.size < BIG_BYTES]
-    return grown if _works_alone() or not sizes else min(grown, len(sizes) * _BATCH_BYTES // sum(sizes))
+    return min(grown, len(sizes) * _BATCH_BYTES // sum(sizes)) if sizes else grown
 
 
 def tasks_for(task: type[BlobTask], run: Run) -> list[Any]:

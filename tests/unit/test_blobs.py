@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pipeline.archives.filesystem import create_archive
 from pipeline.manifest import Manifest
 from pipeline.release import BYTES, FILE, FILE_TYPE, FOLDER, ITEM, PATH, SHA1, ReleaseRecord
 from pipeline.tasks.audit import AuditTitle
-from pipeline.tasks.blobs import BIG_BYTES, tasks_for
+from pipeline.tasks.blobs import BIG_BYTES, _works_alone, tasks_for
 from pipeline.tasks.publish import UploadBlob
 from pipeline.tasks.runs import UploadRun
 
@@ -69,7 +70,24 @@ def test_a_batch_is_neither_too_many_blobs_nor_too_many_bytes(
     assert blob_tasks(tmp_path / "archive", *sizes)[0].max_batch_size == size
 
 
-def test_the_largest_release_of_a_run_decides_how_large_batches_are(tmp_path: Path) -> None:
+def test_who_works_alone_moves_a_release_in_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.tasks.blobs._works_alone", lambda: True)
+    assert blob_tasks(tmp_path / "archive", *[4096] * 8000)[0].max_batch_size == 8000
+
+
+@pytest.mark.parametrize(("local", "workers", "alone"), [(True, 1, True), (True, 2, False), (False, 1, False)])
+def test_other_workers_are_those_of_a_central_scheduler_and_of_the_same_process(
+    local: bool, workers: int, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = SimpleNamespace(local_scheduler=local, workers=workers)
+    monkeypatch.setattr("luigi.interface.core", lambda: core)
+    assert _works_alone.__wrapped__() == alone
+
+
+def test_the_largest_release_of_a_run_decides_how_large_batches_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.tasks.blobs._works_alone", lambda: False)
     few = blob_tasks(tmp_path / "few", *[4096] * 10)
     many = blob_tasks(tmp_path / "many", *[4096] * 8000)
     assert few[0].max_batch_size == many[0].max_batch_size == 1000
