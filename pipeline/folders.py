@@ -155,7 +155,10 @@ class Folders:
 
     def _open(self, folder: str) -> int:
         if folder == self._anchor:
-            return os.open(folder, _FOLDER) if _HAS_HANDLES else _NO_HANDLE
+            if _HAS_HANDLES:
+                return os.open(folder, _FOLDER)
+            os.stat(folder)  # this tells where it is not there, too
+            return _NO_HANDLE
         above, name = os.path.split(folder)
         if not folder.startswith(self._prefix) or name in ("", os.curdir, os.pardir):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), folder)

@@ -26,13 +26,14 @@ def format_bytes(nbytes: float) -> str:
 
     Examples
     --------
-    >>> format_bytes(0), format_bytes(999), format_bytes(3_250_000)
-    ('0 B', '999 B', '3.2 MB')
+    >>> format_bytes(0), format_bytes(999), format_bytes(3_250_000), format_bytes(2.5e15)
+    ('0 B', '999 B', '3.2 MB', '2500.0 TB')
     """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if nbytes < 999.95 or unit == "TB":
+    unit = "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if nbytes < 999.95:
             break
-        nbytes /= 1000
+        nbytes, unit = nbytes / 1000, larger
     return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
 
 

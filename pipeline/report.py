@@ -40,7 +40,6 @@ Each of ``releases`` has:
 import atexit
 import contextlib
 import datetime
-import itertools
 import json
 import os
 import re
@@ -297,8 +296,6 @@ class Report:
             By default ``failed`` when anything did, ``unchanged`` when there are only unchanged releases, else
             ``done``.
         """
-        if self.state != RUNNING:
-            return
         self.refresh()
         unchanged = all(release.state == UNCHANGED for release in self.releases)
         self.state = FAILED if self.has_failed else state or (UNCHANGED if unchanged else DONE)
@@ -382,12 +379,13 @@ class Report:
 
     def _claim(self, data: bytes) -> str:
         """Write the JSON under a name that no other run has."""
-        for number in itertools.count(1):
-            name = self._wanted_name if number == 1 else f"{self._wanted_name}-{number}"
+        number, name = 1, self._wanted_name
+        while True:
             with contextlib.suppress(FileExistsError):
                 write_file(data, self._file(name, "json"), self._staging, exclusive=True)
-                break
-        return name
+                return name
+            number += 1
+            name = f"{self._wanted_name}-{number}"
 
     def _file(self, name: str, ending: str) -> Path:
         return self._directory / f"{name}.{ending}"

@@ -10,7 +10,7 @@ from .cdcs import CDCSArchive
 from .filesystem import FileSystemArchive
 from .interface import ArchiveInterface
 
-__all__ = ["ArchiveInterface", "CDCSArchive", "FileSystemArchive", "get_interface", "is_url"]
+__all__ = ["ArchiveInterface", "CDCSArchive", "FileSystemArchive", "get_interface", "get_site", "is_url"]
 
 
 def is_url(input_string: object) -> bool:
@@ -55,7 +55,7 @@ def get_interface(
         When a setting for sites in luigi.cfg cannot be used.
     """
     if is_url(str(host)):
-        return _on_a_site(str(host), user, password)
+        return get_site(str(host), user, password)
     try:
         return FileSystemArchive(Path(resolve_relative_paths_to or Path.cwd()) / os.path.expanduser(host), user)
     except (OSError, ValueError) as error:
@@ -65,8 +65,14 @@ def get_interface(
 _sites: dict[tuple[str, str | None], CDCSArchive] = {}
 
 
-def _on_a_site(host: str, user: str | None, password: str | None) -> CDCSArchive:
-    """Return the archive on a site; the same one when it is asked for again: nobody is asked for a password twice."""
+def get_site(host: str, user: str | None = None, password: str | None = None) -> CDCSArchive:
+    """Return the archive on a site; the same one when it is asked for again: nobody is asked for a password twice.
+
+    Raises
+    ------
+    ArchiveError
+        When this is not the address of a site.
+    """
     if urlsplit(host).scheme.lower() not in ("http", "https"):
         raise ArchiveError(f"{printable(host)} is neither a folder nor the address of a CDCS site; correct --archive.")
     key = normalize_host(host), user

@@ -3,9 +3,8 @@
 An archive that can do better has an :class:`Auditor` of its own, which its ``auditor`` method returns.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..checksums import Stream
@@ -222,12 +221,6 @@ class HealingSource(BlobSource):
         """Return the error for a blob that is damaged there, too."""
         return BlobDamagedError(f"that of {printable(self._host)} is damaged, too, so that it is not repaired")
 
-    @contextmanager
-    def as_file(self, blob: Blob) -> Iterator[tuple[Path, str]]:
-        """Give a copy in a temporary folder."""
-        with self._source.as_file(self._blob(blob)) as file:
-            yield file
-
 
 def origin_digest(record: ReleaseRecord) -> str | None:
     """Return the SHA-1 of the record that a mirror's record was made from, as it tells; None where it does not."""
@@ -242,9 +235,3 @@ def _readable(mirror: Auditor, title: str, version: str) -> ReleaseRecord | None
         return mirror.read_record(title, version)
     except PipelineError:
         return None
-
-
-def by_name(listed: Mapping[str, int], named: Iterable[str]) -> dict[str, int]:
-    """Return what is listed and not named: name to size."""
-    known = set(named)
-    return {name: size for name, size in listed.items() if name not in known}

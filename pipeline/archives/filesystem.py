@@ -23,7 +23,6 @@ from ..errors import (
     BlobDamagedError,
     BlobNotThereError,
     BlobsFailedError,
-    InvalidNameError,
     RecordError,
     ReleaseExistsError,
     SourceChangedError,
@@ -33,7 +32,7 @@ from ..names import check_folder_name
 from ..release import BYTES, FOLDER, PID, SHA1, Blob, ReleaseRecord, walk_mapping
 from ..transfer import Meter, Move, Silent, file_source, move_blobs
 from ..versions import is_version, matches, parse_expressions, precedence
-from .filesystem_audit import FileSystemAuditor, is_as_published, remove_other_copies, write_copy
+from .filesystem_audit import FileSystemAuditor, is_as_published, is_folder_name, remove_other_copies, write_copy
 from .interface import DEFAULT_WORKSPACE, ArchiveInterface, Record, ReleaseName
 from .sources import BlobSource, ProjectSource
 
@@ -148,7 +147,7 @@ class FileSystemArchive(ArchiveInterface):
         """Return the releases of a workspace by the names of folders and records, sorted."""
         if titles is None:
             names = _names_in(self.archive_path / check_folder_name(workspace, "workspace"))
-            titles = [name for name in names if _is_title(name)]
+            titles = [name for name in names if is_folder_name(name)]
         return super().list_releases(workspace, titles)
 
     def record_file(self, title: str, version: str, workspace: str) -> Path:
@@ -386,14 +385,6 @@ def _title_folder(archive: Path, title: str, workspace: str) -> Path:
 def _blobs_folder(archive: Path, title: str, workspace: str) -> str:
     """Return the folder of the blobs as text: path objects would cost more than to look at a small blob."""
     return str(_title_folder(archive, title, workspace) / "blobs")
-
-
-def _is_title(text: str) -> bool:
-    try:
-        check_folder_name(text, "title")
-    except InvalidNameError:
-        return False
-    return True
 
 
 def _names_in(folder: str | Path) -> set[str]:

@@ -33,9 +33,16 @@ class BlobSource(ABC):
     def wrong(self, blob: Blob) -> BlobError:
         """Return the error for bytes that do not have the digest of the blob."""
 
-    @abstractmethod
-    def as_file(self, blob: Blob) -> AbstractContextManager[tuple[Path, str]]:
-        """Give a blob, verified, as a file: a folder, and the path of the file in it."""
+    @contextlib.contextmanager
+    def as_file(self, blob: Blob) -> Iterator[tuple[Path, str]]:
+        """Give a blob, verified, as a file: a folder, and the path of the file in it; by default it is a copy."""
+        with tempfile.TemporaryDirectory() as folder:
+            name = os.path.basename(blob.paths[0])
+            try:
+                fetch_file(lambda: blob, self.open, Path(folder) / name, {}, CHUNK)
+            except BlobsFailedError as error:
+                raise error.failures[0][1] from None
+            yield Path(folder), name
 
 
 class ProjectSource(BlobSource):
@@ -107,17 +114,6 @@ class ArchiveSource(BlobSource):
     def wrong(self, blob: Blob) -> BlobError:
         """Return the error for a damaged blob."""
         return blob_damaged(blob)
-
-    @contextlib.contextmanager
-    def as_file(self, blob: Blob) -> Iterator[tuple[Path, str]]:
-        """Give a copy in a temporary folder."""
-        with tempfile.TemporaryDirectory() as folder:
-            name = os.path.basename(blob.paths[0])
-            try:
-                fetch_file(lambda: blob, self.open, Path(folder) / name, {}, CHUNK)
-            except BlobsFailedError as error:
-                raise error.failures[0][1] from None
-            yield Path(folder), name
 
 
 def copied_record(record: ReleaseRecord, archive: "ArchiveInterface", workspace: str) -> dict[str, Any]:

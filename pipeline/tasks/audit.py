@@ -16,7 +16,7 @@ from ..report import ReleaseReport
 from .audit_runs import AuditOptions, AuditRun, RepairRun
 from .base import ArchiveParameter, ExplainedTask, ReportedTask, announce_archive, locate_archive, night_parameter
 from .blobs import BlobTask
-from .reports import link_report, touch_reports
+from .reports import TaskReport, link_report, touch_reports
 
 
 class RepairBlob(BlobTask):
@@ -114,9 +114,7 @@ class AuditTitle(_Auditing):
 
     def _announce(self, message: str, percentage: int) -> None:
         touch_reports()
-        for report, value in ((self.set_status_message, message), (self.set_progress_percentage, percentage)):
-            if report is not None:
-                report(value)
+        self.auditing.teller.tell(self, message, percentage)
 
     def on_failure(self, exception: BaseException) -> Any:
         """Return what the scheduler's page shows: all that was found."""
@@ -142,14 +140,10 @@ class AuditArchive(_Auditing, ReportedTask[AuditRun]):
 
     def requirements(self, plan: AuditRun) -> list[AuditTitle]:
         """Return the task of each title."""
-        try:
-            titles = plan.titles
-        except OSError as error:
-            raise StorageError(explain(error)) from error
         given = {name: value for name, value in self.param_kwargs.items() if name != "report_directory"}
-        return [AuditTitle(**given, title=title) for title in titles]
+        return [AuditTitle(**given, title=title) for title in plan.titles]
 
-    def describe(self, plan: AuditRun) -> list[ReleaseReport]:
+    def describe(self, plan: AuditRun, report: TaskReport) -> list[ReleaseReport]:
         """Return what there is to tell of each title now."""
         return plan.describe()
 

@@ -20,6 +20,7 @@ from ..release import Blob
 from ..report import DONE, RUNNING, UNCHANGED, WAITING, Counts, ReleaseReport
 from ..settings import read_settings
 from .runs import Run, manifest_folder, threads_and_resources
+from .telling import Teller
 
 
 class AuditOptions(NamedTuple):
@@ -60,6 +61,8 @@ class AuditRun:
         How many blobs are read at the same time.
     resources : dict
         What a title takes of the limits in ``[resources]``, name to number of transfers.
+    teller : Teller
+        Tells the scheduler how far the audit is.
     """
 
     _runs: ClassVar[MutableMapping[AuditOptions, "AuditRun"]] = WeakValueDictionary()
@@ -69,6 +72,7 @@ class AuditRun:
     def __init__(self, options: AuditOptions) -> None:
         self.options = options
         self.threads, self.resources = threads_and_resources(options.archive, options.repair_from)
+        self.teller = Teller()
         self._audits: dict[str, TitleAudit] = {}
         self._repairs: dict[str, list[RepairRun]] = {}
         self._before: frozenset[str] = frozenset()
@@ -348,10 +352,6 @@ class RepairRun(Run):
         if blob.digest not in self.there and blob not in self._damaged and is_whole(self.auditor, blob, self.record):
             self.there.add(blob.digest)
         return blob.digest in self.there
-
-    def is_finished(self) -> bool:
-        """Tell whether all are replaced."""
-        return all(map(self.is_there, self.missing))
 
     def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
         mirror = get_interface(self.manifest.source).auditor(self.manifest.source_workspace)

@@ -257,14 +257,19 @@ class PlannedTask(ExplainedTask, Generic[AnyPlan]):
         try:
             return self.planned.is_finished() or self.dry_run
         except (PipelineError, OSError) as error:
-            self._plan = error if isinstance(error, PipelineError) else StorageError(explain(error))
+            self.refuse(error)
             return False
+
+    def refuse(self, error: PipelineError | OSError) -> None:
+        """Note what is wrong with the plan, for :meth:`run` to say."""
+        self._plan = error if isinstance(error, PipelineError) else StorageError(explain(error))
 
     def requires(self) -> Any:
         """Return what must be done first; nothing when the plan is wrong."""
         try:
             return self.requirements(self.planned)
-        except PipelineError:
+        except (PipelineError, OSError) as error:
+            self.refuse(error)
             return []
 
     def run(self) -> None:
@@ -306,9 +311,9 @@ class ReportedTask(PlannedTask[AnyPlan]):
         """Return the tasks that move one release each."""
         return [self]
 
-    def describe(self, plan: AnyPlan) -> list[ReleaseReport]:
+    def describe(self, plan: AnyPlan, report: TaskReport) -> list[ReleaseReport]:
         """Return what there is to tell of each release now."""
-        return [self.report.entry(part) for part in self.parts(plan)] if self.report else []
+        return [report.entry(part) for part in self.parts(plan)]
 
     def asked(self) -> dict[str, str]:
         """Return what was asked for, as texts; where an archive is, not its alias."""

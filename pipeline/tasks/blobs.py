@@ -1,9 +1,7 @@
 """One Luigi task for each blob. Luigi hands them out in batches; a batch names its members in the manifest."""
 
-import contextlib
 import functools
 import gc
-import threading
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, ClassVar
@@ -167,21 +165,8 @@ class BlobTask(ManifestTask):
 
     def _announce(self, message: str, percentage: int) -> None:
         touch_reports()
-        if _works_alone():
-            return  # nobody can look at a scheduler that is in this process
-        # The scheduler may be slow, or lost: no blob waits for it, and nobody for the lock of a blob.
-        run = self.moving
-        if run.teller is None or not run.teller.is_alive():
-            run.teller = threading.Thread(target=self._tell, args=(message, percentage), daemon=True)
-            run.teller.start()
-
-    def _tell(self, message: str, percentage: int) -> None:
-        # The scheduler's page takes the message for HTML, and there are names of files in it.
-        message = message.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
-        for report, value in ((self.set_status_message, message), (self.set_progress_percentage, percentage)):
-            if report is not None:
-                with contextlib.suppress(Exception):
-                    report(value)
+        if not _works_alone():  # nobody can look at a scheduler that is in this process
+            self.moving.teller.tell(self, message, percentage)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from typing import Any
 
 import luigi
 
-from ..archives import CDCSArchive, get_interface, is_url
+from ..archives import CDCSArchive, get_site, is_url
 from ..archives.filesystem import MARKER, create_archive
 from ..errors import ArchiveError, PipelineError, printable
 from ..progress import log, speak_up
@@ -56,10 +56,7 @@ class CreateArchive(ExplainedTask):
     def _site(self, location: str) -> CDCSArchive:
         if "@" in location:
             raise ArchiveError("The URL of the archive holds a user name or password; leave it out and give --user.")
-        archive = get_interface(location, self.user)
-        if not isinstance(archive, CDCSArchive):
-            raise ArchiveError(f"{printable(location)} is not a CDCS site.")
-        return archive
+        return get_site(location, self.user)
 
 
 @CreateArchive.event_handler(luigi.Event.DEPENDENCY_PRESENT)

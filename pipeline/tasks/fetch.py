@@ -7,7 +7,7 @@ from typing import Any
 
 import luigi
 
-from ..errors import LockFileError, PipelineError, ReleaseFileError, StorageError, explain
+from ..errors import LockFileError, PipelineError, ReleaseFileError
 from ..lock_file import LockFile, read_lock_file
 from ..manifest import Manifest
 from ..names import check_folder_name, normalize_title, record_title
@@ -91,7 +91,7 @@ class FetchRelease(ReleaseTask[FetchRun]):
             self.planned.required = [task.planned for task in self.required()]
             return True
         except (PipelineError, OSError) as error:
-            self._plan = error if isinstance(error, PipelineError) else StorageError(explain(error))
+            self.refuse(error)
             return False
 
     def _is_locked(self) -> bool:
@@ -103,12 +103,8 @@ class FetchRelease(ReleaseTask[FetchRun]):
 
     def requirements(self, run: FetchRun) -> list[Any]:
         """Return the task of every blob and of every required release, when the lock file names these."""
-        try:
-            if self._lock and not self._is_locked():
-                self._lock.write(self._lock_file())
-        except OSError as error:
-            self._plan = StorageError(explain(error))
-            return []
+        if self._lock and not self._is_locked():
+            self._lock.write(self._lock_file())
         run.manifest.save(manifest_folder())
         return [*run.tasks(lambda: tasks_for(DownloadBlob, run)), *self.required()]
 

@@ -27,6 +27,7 @@ from .base import (
     night_parameter,
 )
 from .blobs import PRIORITIES_PER_RANK, BlobTask, tasks_for
+from .reports import TaskReport
 from .runs import MirrorRun, manifest_folder
 
 
@@ -208,11 +209,10 @@ class _Mirror(_BetweenArchives, ReportedTask[MirrorPlan]):
         """Return the tasks of the releases that are looked at."""
         return plan.releases
 
-    def describe(self, plan: MirrorPlan) -> list[ReleaseReport]:
+    def describe(self, plan: MirrorPlan, report: TaskReport) -> list[ReleaseReport]:
         """Return what there is to tell of each; the others are counted."""
-        if self.report is not None:
-            self.report.unchanged = plan.there
-        return super().describe(plan)
+        report.unchanged = plan.there
+        return super().describe(plan, report)
 
     def perform(self) -> None:
         """Say what was done."""

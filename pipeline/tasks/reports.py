@@ -47,7 +47,7 @@ class TaskReport(Report):
         if isinstance(plan, PipelineError):
             self.failure = str(plan)
         elif plan is not None:
-            self.releases = self.task.describe(plan)
+            self.releases = self.task.describe(plan, self)
 
     def entry(self, part: Any) -> ReleaseReport:
         """Return what is told of the release that one task moves; it is brought up to date until the task has ended."""
@@ -140,6 +140,8 @@ class TaskReport(Report):
         interrupted = hasattr(sys, "last_value")
         if plan is not None and not isinstance(plan, PipelineError) and not self.has_failed and not interrupted:
             with contextlib.suppress(PipelineError, OSError):
+                for run in [part.known_plan for part in self._entries if isinstance(part.known_plan, Run)]:
+                    run.expect_changes()
                 if plan.is_finished():
                     self.end()
         super().settle()

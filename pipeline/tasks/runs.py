@@ -1,6 +1,5 @@
 """What this process knows of a running upload or download: its manifest, what is in place, and how far it is."""
 
-import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
@@ -20,6 +19,7 @@ from ..progress import Progress, format_bytes, log
 from ..project import Project, changed_files
 from ..release import RECORD_PID, Blob, ReleaseRecord
 from ..settings import read_settings, transfer_limit
+from .telling import Teller
 
 AnyRun = TypeVar("AnyRun", bound="Run")
 # What nobody needs any more is forgotten: the tasks of a user hold their runs.
@@ -95,7 +95,7 @@ class Run(ABC):
         What a batch takes of the limits in ``[resources]``, name to number of transfers.
     place : str or None
         Where the record is that is written last, as far as this process knows.
-    teller : Thread or None
+    teller : Teller
         Tells the scheduler how far the run is.
     """
 
@@ -109,7 +109,7 @@ class Run(ABC):
         self.archive = archive
         self.threads, self.resources = threads_and_resources(manifest.archive, manifest.source)
         self.unreadable: dict[str, Exception] = {}
-        self.teller: threading.Thread | None = None
+        self.teller = Teller()
         self._there: set[str] | None = None
         self._stale = False
         self._tasks: list[Any] | None = None
@@ -135,9 +135,9 @@ class Run(ABC):
     def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
         """Move blobs and return those that failed, digest to error."""
 
-    @abstractmethod
     def is_finished(self) -> bool:
         """Tell whether the release is whole where it goes to."""
+        return all(map(self.is_there, self.blobs))
 
     def is_there(self, blob: Blob) -> bool:
         """Tell whether a blob is in place; where another worker may have moved it, look everything up once more."""
@@ -322,7 +322,7 @@ class ArchivingRun(Run):
 
     def is_finished(self) -> bool:
         """Tell whether the record and every blob of it are in the archive."""
-        return self.is_published() and not self.unreadable and all(map(self.is_there, self.blobs))
+        return self.is_published() and not self.unreadable and super().is_finished()
 
     def publish(self) -> None:
         """Upload the record."""
@@ -461,7 +461,7 @@ class FetchRun(Run):
 
     def is_finished(self) -> bool:
         """Tell whether everything of the release is in the folder."""
-        return self.destination.is_complete() and all(map(self.is_there, self.blobs))
+        return self.destination.is_complete() and super().is_finished()
 
     def prospect(self) -> str:
         """Return what would be done, for people."""

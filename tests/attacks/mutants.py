@@ -42,7 +42,7 @@ NOTICED_BY: dict[str, tuple[tuple[str, ...], ...]] = {
     "locks.py": (("tests/unit/test_locks.py",),),
     "durable.py": (("tests/unit/test_durable.py",),),
     "folders.py": (
-        ("tests/unit/test_durable.py", "tests/unit/test_transfer.py"),
+        ("tests/unit/test_folders.py", "tests/unit/test_durable.py", "tests/unit/test_transfer.py"),
         ("tests/attacks/test_hostile_archives.py",),
     ),
     "workers.py": (("tests/unit/test_workers.py",), ("tests/unit/test_transfer_groups.py",)),

@@ -1,6 +1,7 @@
 """An audit finds every flipped bit of an archive, and heals it from a mirror; killed at any moment it does no harm."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import pipeline.archives.filesystem_audit
 from pipeline import ArchiveInterface, FileSystemArchive
 from pipeline.archives.auditing import Auditor
 from pipeline.archives.filesystem import create_archive
@@ -149,6 +151,38 @@ def test_a_bit_flipped_in_a_part_never_gets_into_the_archive(workshop: Workshop)
         assert_archive_is_sound(workshop.archive)
 
 
+def test_a_record_that_nothing_proves_is_left_as_it_is(mirrored: Workshop) -> None:
+    (copy,) = (mirrored.title_folder() / ".records" / "0.1.0").iterdir()
+    for file in (copy, mirrored.record_file()):
+        file.write_bytes(b"?")
+    there = mirrored.folder / "mirror" / PUBLIC / "sample"
+    (there / "sample-v0.1.0.yml").unlink()
+    shutil.rmtree(there / ".records" / "0.1.0")
+    before = tree(mirrored.archive)
+    (finding,) = audit(mirrored.archive, mirrored.folder / "mirror").failures
+    assert "tells its exact bytes" in finding.sentence
+    assert tree(mirrored.archive) == before
+
+
+def test_a_damaged_copy_of_what_was_never_published_is_set_aside(mirrored: Workshop) -> None:
+    before = kept(mirrored.archive)
+    (mirrored.title_folder() / ".records" / "0.1.0" / sha1(b"of a run that was killed")).write_bytes(b"?")
+    found = audit(mirrored.archive, mirrored.folder / "mirror")
+    assert (found.failures, found.counts["damaged_records"]) == ([], 1)
+    assert kept(mirrored.archive) == before
+    assert aside(mirrored.archive) == [b"?"]
+
+
+def test_a_folder_in_the_place_of_a_record_is_set_aside(mirrored: Workshop) -> None:
+    before = tree(mirrored.archive)
+    mirrored.record_file().unlink()
+    mirrored.record_file().mkdir()
+    found = audit(mirrored.archive, mirrored.folder / "mirror")
+    assert (found.failures, found.counts["damaged_records"]) == ([], 1)
+    assert kept(mirrored.archive) == before
+    assert [file.is_dir() for file in (mirrored.title_folder() / ".damaged").iterdir()] == [True]
+
+
 def test_without_a_second_copy_a_record_is_compared_with_that_of_the_mirror(mirrored: Workshop) -> None:
     """Archives of earlier versions, and of the earlier tool, keep records once."""
     mirror = mirrored.folder / "mirror"
@@ -244,6 +278,46 @@ def test_blobs_that_no_record_names_are_told_and_left_alone(
     assert not mirrored.blob_file(data).exists()
 
 
+def test_what_the_disk_cannot_read_is_replaced(
+    mirrored: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = mirrored.blob_file(FILES["Größe.bin"])
+    before, open_blob = damaged.stat().st_ino, FileSystemArchive.open_blob
+    hash_file = pipeline.archives.filesystem_audit.hash_file
+
+    def fail(file: Path) -> None:
+        if file.exists() and file.stat().st_ino == before:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+
+    def read(archive: FileSystemArchive, blob: Blob, *args: Any, **kwargs: Any) -> Any:
+        fail(archive.archive_path / PUBLIC / "sample" / "blobs" / blob.digest[:2] / blob.digest)
+        return open_blob(archive, blob, *args, **kwargs)
+
+    def hashed(file: Path, *args: Any) -> Any:
+        fail(file)
+        return hash_file(file, *args)
+
+    monkeypatch.setattr(FileSystemArchive, "open_blob", read)
+    monkeypatch.setattr(pipeline.archives.filesystem_audit, "hash_file", hashed)
+    assert not audit(mirrored.archive, mirrored.folder / "mirror").failures
+    assert "Größe.bin: the blob is damaged: the disk cannot read it; it is replaced from" in caplog.text
+    assert damaged.stat().st_ino != before
+    assert damaged.read_bytes() == FILES["Größe.bin"]
+
+
+def test_what_cannot_be_set_aside_is_said(mirrored: Workshop) -> None:
+    data = b"uploaded, and never published"
+    mirrored.blob_file(data).parent.mkdir(exist_ok=True)
+    mirrored.blob_file(data).write_bytes(b"?" * len(data))
+    (mirrored.title_folder() / ".damaged").write_bytes(b"in the way")
+    found = audit(mirrored.archive, mirrored.folder / "mirror")
+    (finding,) = found.failures
+    assert finding.sentence.startswith("the blob is damaged: its bytes have another SHA-1; ")
+    assert ".damaged" in finding.sentence
+    assert (found.counts["failed_blobs"], found.counts["repaired_blobs"]) == (1, 0)
+    assert mirrored.blob_file(data).read_bytes() == b"?" * len(data)
+
+
 def test_what_the_mirror_does_not_have_or_has_damaged_is_one_sentence_and_the_rest_is_healed(
     mirrored: Workshop,
 ) -> None:
@@ -263,9 +337,14 @@ def test_what_the_mirror_does_not_have_or_has_damaged_is_one_sentence_and_the_re
     assert aside(mirrored.archive) == [b"?" * 200]
 
 
-def test_a_blob_is_healed_from_another_version_of_the_title(mirrored: Workshop) -> None:
-    shutil.rmtree(mirrored.folder / "mirror" / PUBLIC / "sample" / ".records" / "0.1.0")
-    (mirrored.folder / "mirror" / PUBLIC / "sample" / "sample-v0.1.0.yml").unlink()
+@pytest.mark.parametrize("record", ["gone", "damaged"])
+def test_a_blob_is_healed_from_another_version_of_the_title(mirrored: Workshop, record: str) -> None:
+    theirs = mirrored.folder / "mirror" / PUBLIC / "sample" / "sample-v0.1.0.yml"
+    if record == "gone":
+        shutil.rmtree(theirs.parent / ".records" / "0.1.0")
+        theirs.unlink()
+    else:
+        theirs.write_bytes(b"?")
     mirrored.blob_file(FILES["Größe.bin"]).unlink()
     assert not audit(mirrored.archive, mirrored.folder / "mirror").failures
     assert mirrored.blob_file(FILES["Größe.bin"]).read_bytes() == FILES["Größe.bin"]
@@ -304,6 +383,10 @@ def test_an_archive_of_ones_own_kind_is_read_and_heals_others_but_not_itself(mir
         (finding,) = audit(own, mirror).failures
         assert says in finding.sentence
     assert blob.read_bytes() == b"x" * 200
+    blob.unlink()
+    blob.symlink_to(blob.name)
+    (finding,) = audit(own, mirrored.archive).failures
+    assert "it could not be read" in finding.sentence
     with pytest.raises(ArchiveError, match="never changes a record"):
         own.auditor(PUBLIC).heal_record("sample", "0.1.0", Auditor(own, PUBLIC))
     with pytest.raises(ArchiveError, match="set blobs aside"):
@@ -597,6 +680,39 @@ def test_what_cannot_be_read_for_another_reason_is_said_and_not_replaced(mirrore
     assert tree(mirrored.archive) == before
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that can be forked")
+def test_titles_that_cannot_be_listed_for_a_moment_are_not_taken_for_none(mirrored: Workshop) -> None:
+    assert isinstance(mirrored, ForkedWorkshop)
+    trouble = (
+        "from pipeline.archives.filesystem_audit import FileSystemAuditor as Auditor\n"
+        "titles, refused = Auditor.titles, []\n"
+        "def refuse(auditor):\n    refused.append(1)\n    if len(refused) > 2:\n        return titles(auditor)\n"
+        "    raise PermissionError(13, 'Permission denied', 'x')\nAuditor.titles = refuse\n"
+    )
+    outcome = mirrored.run_with(trouble, "AuditArchive", archive="archive")
+    assert outcome.code == 30, outcome.output
+    assert "ERROR: x: permission is denied" in outcome.output
+    outcome = run_audit(mirrored)
+    assert outcome.code == 0
+    assert "3 read" in outcome.output
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that can be forked")
+def test_a_record_that_goes_while_its_blobs_are_read_is_said(mirrored: Workshop) -> None:
+    assert isinstance(mirrored, ForkedWorkshop)
+    mirrored.blob_file(FILES["Größe.bin"]).unlink()
+    trouble = (
+        "import os\nfrom pipeline.tasks.audit_runs import AuditRun as Run\nrepairs_of = Run.repairs_of\n"
+        f"def remove(run, title):\n    os.unlink({str(mirrored.record_file())!r})\n    return repairs_of(run, title)\n"
+        "Run.repairs_of = remove\n"
+    )
+    outcome = mirrored.run_with(trouble, "AuditArchive", archive="archive", repair_from="mirror")
+    assert outcome.code == 30, outcome.output
+    assert "ERROR: The record of sample-v0.1.0 is gone since it was read; run again." in outcome.output
+    assert run_audit(mirrored, repair_from="mirror").code == 0
+    assert mirrored.blob_file(FILES["Größe.bin"]).read_bytes() == FILES["Größe.bin"]
+
+
 def test_the_report_tells_of_each_title_what_was_read_and_what_is_damaged(mirrored: Workshop) -> None:
     publish(mirrored, "other", "1.0.0", MORE)
     mirrored.blob_file(MORE["b.csv"], "other").write_bytes(b"two\n")
@@ -655,6 +771,10 @@ def test_a_title_of_its_own_can_be_audited_and_says_what_makes_no_sense(mirrored
     outcome = mirrored.run("AuditTitle", archive="archive", title="sample", sample=7)
     assert outcome.code == 30
     assert "ERROR: --sample 7.0 makes no sense" in outcome.output
+    outcome = mirrored.run("AuditTitle", archive="nowhere", title="sample")
+    assert outcome.code == 30
+    assert "nowhere is not an archive" in outcome.output
+    assert "Traceback" not in outcome.output
 
 
 def test_an_archive_without_releases_is_intact(workshop: Workshop) -> None:

@@ -186,8 +186,9 @@ class TestASourceFileThatDoesNotStay:
             ("file.unlink()", "vanished"),
             ("file.unlink(); file.mkdir()", "data/b.bin"),
             ("file.unlink(); os.mkfifo(file)", "data/b.bin"),
+            ("file.unlink(); file.symlink_to(file.name)", "symbolic link"),
         ],
-        ids=["edited", "grown", "shrunk", "emptied", "vanished", "became-a-folder", "became-a-pipe"],
+        ids=["edited", "grown", "shrunk", "emptied", "vanished", "became-a-folder", "became-a-pipe", "became-a-loop"],
     )
     def test_is_named_and_the_next_run_finishes(
         self, workshop: Workshop, when: str, action: str, sentence: str
@@ -202,7 +203,7 @@ class TestASourceFileThatDoesNotStay:
         source = workshop.folder / "project" / "data" / "b.bin"
         if source.is_dir():
             source.rmdir()
-        elif source.exists() and not source.is_file():
+        elif os.path.lexists(source) and not source.is_file():
             source.unlink()
         files = dict(FILES)
         if source.exists():
@@ -256,6 +257,16 @@ class TestASourceFileThatDoesNotStay:
         (project / "data").chmod(0o700)
         said(outcome, "data", "permission is denied")
         succeeded(workshop.publish())
+
+    @posix
+    def test_an_unreadable_folder_that_is_ignored_is_in_nobodys_way(self, workshop: Workshop) -> None:
+        project = workshop.project(files={**FILES, "private/notes.txt": b"mine"})
+        (project / "private").chmod(0)
+        options = {**PUBLISH, "create_archive": True, "ignores": "private/"}
+        outcome = run_as_owner_without_privileges(workshop, "PublishRelease", **options)
+        (project / "private").chmod(0o700)
+        succeeded(outcome)
+        assert_all_was_published(workshop)
 
     @posix
     def test_an_unreadable_ignore_file_is_named(self, workshop: Workshop) -> None:
@@ -782,6 +793,7 @@ class TestWhatTheUserGotWrong:
             ({"project_directory": "~nosuchuser/project"}, ["~nosuchuser"]),
             ({"release_file": "no.yml"}, ["no.yml", "--release-file"]),
             ({"release_file": "project"}, ["project"]),
+            ({"release_file": "loop"}, ["loop"]),
             ({"archive": "arhcive"}, ["arhcive", "CreateArchive"]),
             ({"archive": "project"}, ["project", "not an archive"]),
             ({"archive": "luigi.cfg"}, ["luigi.cfg"]),
@@ -829,6 +841,18 @@ class TestWhatTheUserGotWrong:
         said(published.run("FetchRelease", **{"title": "sample", **options}), *words)
         assert names(published) == before
 
+    @pytest.mark.parametrize(
+        ("task", "option"), [("PublishRelease", "--project-directory"), ("CreateArchive", "--archive")]
+    )
+    def test_what_is_named_neither_in_the_command_nor_in_the_configuration_is_asked_for(
+        self, workshop: Workshop, task: str, option: str
+    ) -> None:
+        config = workshop.folder / "luigi.cfg"
+        config.write_text(config.read_text("utf-8").replace(f"[{task}]", "[nothing]"), "utf-8")
+        before = names(workshop)
+        said(workshop.run(task), option)
+        assert names(workshop) == before
+
     def test_an_invalid_workspace_does_not_make_an_archive_first(self, workshop: Workshop) -> None:
         workshop.project(files=FILES)
         said(workshop.publish(workspace="../x", create_archive=True), "workspace")
@@ -847,8 +871,18 @@ class TestWhatTheUserGotWrong:
         (workshop.folder / "luigi.cfg").write_text(f"{text}\nthreads = {threads}\n", "utf-8")
         said(workshop.publish(), "threads")
 
-    def test_a_part_of_the_graph_that_is_run_alone_is_one_sentence(self, workshop: Workshop) -> None:
-        outcome = workshop.run("UploadBlob", release="x", manifest="0" * 40, blobs="0", path="x")
+    @pytest.mark.parametrize(
+        ("task", "options"),
+        [
+            ("UploadBlob", {"blobs": "0", "path": "x"}),
+            ("UnreadableFile", {"path": "x"}),
+            ("UploadReleaseRecord", {}),
+        ],
+    )
+    def test_a_part_of_the_graph_that_is_run_alone_is_one_sentence(
+        self, workshop: Workshop, task: str, options: dict[str, object]
+    ) -> None:
+        outcome = workshop.run(task, release="x", manifest="0" * 40, **options)
         assert outcome.code != 0
         assert "run PublishRelease, FetchRelease or MirrorRelease, not its parts" in outcome.output
         assert "Traceback" not in outcome.output
@@ -913,6 +947,11 @@ class TestTypingErrorsDoNotMakeArchives:
         before = names(workshop)
         said(workshop.run("CreateArchive", archive=archive), archive[:200])
         assert names(workshop) == before
+
+    def test_create_archive_repeats_no_secret(self, workshop: Workshop) -> None:
+        assert "geheim" not in said(
+            workshop.run("CreateArchive", archive="https://alice:geheim@localhost:1/"), "leave it out and give --user"
+        )
 
     def test_publishing_into_the_project_itself_is_refused(self, workshop: Workshop) -> None:
         project = workshop.project(files=FILES)

@@ -28,13 +28,15 @@ from pipeline.archive_interface import (
     is_url,
 )
 from pipeline.archives.filesystem import create_archive
+from pipeline.archives.sources import ArchiveSource, ProjectSource
 from pipeline.errors import (
     ArchiveError,
     BlobsFailedError,
     PipelineError,
     ReleaseExistsError,
 )
-from tests.support import Workshop, assert_archive_is_sound, sha1, tree
+from pipeline.release import ReleaseRecord
+from tests.support import Counting, Workshop, assert_archive_is_sound, sha1, tree
 
 WORKSPACE = "Global Public Workspace"
 FILES = {"a.txt": b"alpha", "data/b.bin": b"beta" * 100_000, "data/twin.txt": b"alpha", "empty": b""}
@@ -473,6 +475,15 @@ class TestUploading:
         assert [path.name for path in workshop.title_folder().glob("blobs/*/*")] == [sha1(b"alpha")]
         assert not (workshop.title_folder() / ".partial").exists()
 
+    def test_a_file_that_the_archive_cannot_keep_is_named(self, archive: FileSystemArchive, workshop: Workshop) -> None:
+        in_the_way = workshop.title_folder() / "blobs"
+        in_the_way.parent.mkdir(parents=True)
+        in_the_way.write_bytes(b"")
+        with pytest.raises(BlobsFailedError, match=r"a\.txt: .*blobs"):
+            archive.process_and_upload_blob(
+                "a.txt", workshop.folder / "project", "sample", "sample-v0.1.0", WORKSPACE, 1000
+            )
+
     @pytest.mark.parametrize("path", ["nothing", "data", "a\0b"])
     def test_what_is_no_file_is_a_clear_error(self, archive: FileSystemArchive, workshop: Workshop, path: str) -> None:
         with pytest.raises((PipelineError, OSError)):
@@ -661,6 +672,26 @@ class MemoryArchive(ArchiveInterface):
 
 class TestAnArchiveOfOnesOwn:
     """A subclass with the four abstract methods does everything."""
+
+    def test_names_what_it_could_not_upload_and_has_the_rest(
+        self, archive: FileSystemArchive, workshop: Workshop
+    ) -> None:
+        project = workshop.folder / "project"
+        record = ReleaseRecord(publish(archive, project))
+        (project / "a.txt").write_bytes(b"ALPHA")
+        workshop.blob_file(FILES["data/b.bin"]).write_bytes(b"x")
+        copies = ArchiveSource(archive, record.content, WORKSPACE)
+        for source, wrong, said in (
+            (ProjectSource(project), "a.txt", "it changed while it was being published"),
+            (copies, "data/b.bin", "in the archive is damaged"),
+        ):
+            own, meter = MemoryArchive("memory://here"), Counting()
+            pids, failures = own.upload_blobs(record.blobs, source, record, WORKSPACE, threads=2, meter=meter)
+            assert {digest: said in str(error) for digest, error in failures.items()} == {sha1(FILES[wrong]): True}
+            (other,) = UNIQUE - {wrong}
+            assert pids.keys() == {sha1(FILES[other])}
+            assert list(own.blobs.values()) == [FILES[other]]
+            assert sorted(meter.ended) == sorted([(wrong, 0, False, False), (other, len(FILES[other]), True, True)])
 
     def test_with_the_interface(self, workshop: Workshop) -> None:
         workshop.project(files=FILES)

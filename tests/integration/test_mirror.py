@@ -201,6 +201,26 @@ def test_a_wrong_option_is_one_sentence(
     assert line.startswith("ERROR: ")
 
 
+@pytest.mark.parametrize(
+    ("task", "options", "named"),
+    [
+        ("MirrorRelease", {}, "--title"),
+        ("MirrorRelease", {"title": "cables", "versions": ">=2.0.0"}, "no release cables with version >=2.0.0"),
+        ("MirrorReleaseRecord", {"title": "cables", "version": "2.0.0"}, "no release cables with version ==2.0.0"),
+    ],
+)
+def test_a_release_that_is_not_there_is_one_sentence(
+    workshop: Workshop, mirror: Path, task: str, options: dict[str, object], named: str
+) -> None:
+    publish(workshop, "cables", "1.0.0", {"a.csv": b"one"})
+    outcome = workshop.run(task, source="archive", destination="mirror", **options)
+    assert outcome.code == 30
+    (line,) = outcome.output.splitlines()
+    assert line.startswith("ERROR: ")
+    assert named in line
+    assert tree(mirror) == {".rmearchive": b""}
+
+
 def test_missed_nights_are_made_up_for_in_one_go(workshop: Workshop, mirror: Path) -> None:
     publish(workshop, "cables", "0.1.0", {"a.csv": b"one"})
     workshop.configure("MirrorArchive", source="archive", destination="mirror")

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.locks import locks_for
 from pipeline.progress import Progress
-from tests.support import Workshop, sha1
+from tests.support import ROOT, Workshop, sha1
 
 PATIENCE = 40.0
 FILES = {f"data/{n}.csv": b"%d" % n * 10_000 for n in range(5)}
@@ -249,3 +249,11 @@ def test_a_failure_is_counted_at_the_end(workshop: Workshop) -> None:
         r"4 moved \(40\.0 kB\), 0 already there, 1 failed, [\d.]+ s\.",
         output,
     )
+
+
+def test_the_error_of_a_script_that_uses_this_is_shown_as_ever() -> None:
+    script = "from pipeline.progress import speak_up\nspeak_up()\nraise RuntimeError('of the script')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("RuntimeError: of the script\n")

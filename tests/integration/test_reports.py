@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,17 @@ def test_nights_of_mirroring_tell_of_each_other_and_name_what_could_not_be_copie
     assert "Nothing to do: all 3 releases were there already." in newest.text
 
 
+def test_a_copy_tells_what_was_there_and_where_what_is_fetched_from_it_was_published(workshop: Workshop) -> None:
+    create_archive(workshop.folder / "mirror")
+    for version, states in (("0.1.0", ["done"]), ("0.2.0", ["unchanged", "done"])):
+        assert workshop.publish(version=version, report_directory="elsewhere").code == 0
+        ends = {"source": "archive", "destination": "mirror"}
+        assert workshop.run("MirrorRelease", title="sample", report_directory="reports", **ends).code == 0
+        assert [release["state"] for release in reports(workshop)[-1]["releases"]] == states
+    assert workshop.fetch(archive="mirror").code == 0
+    assert reports(workshop)[-1]["releases"][0]["origin"].startswith(f"{workshop.archive}, 20")
+
+
 def test_nights_that_are_made_up_for_together_tell_of_each_release_once(workshop: Workshop) -> None:
     assert workshop.publish(report_directory="elsewhere").code == 0
     create_archive(workshop.folder / "mirror")
@@ -205,6 +218,45 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_run(workshop: Worksho
     outcome = workshop.publish(report_directory="~nobody-of-that-name/reports")
     assert outcome.code == 0, outcome.output
     assert "The run goes on without a report: --report-directory ~nobody-of-that-name" in outcome.output
+    for outcome, code in (
+        (workshop.fetch(report_directory="luigi.cfg/reports"), 0),
+        (workshop.fetch(report_directory="luigi.cfg/reports", versions=">=9.0.0"), 30),
+    ):
+        assert outcome.code == code, outcome.output
+        assert outcome.output.count("The run goes on, but its report cannot be written: ") == 1
+        assert "The report is" not in outcome.output
+        assert "Traceback" not in outcome.output
+
+
+WAITING = """
+import subprocess, sys, pipeline
+release = {"title": "sample", "release_version": "0.1.0", "create_archive": True}
+task = pipeline.PublishRelease(project_directory="project", report_directory="reports", **release)
+assert not task.complete()
+task.requires().requires()
+subprocess.run(sys.argv[1:], check=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("other", "state"), [("project", "unchanged"), ("another", "interrupted"), (None, "interrupted")]
+)
+def test_what_another_run_did_meanwhile_is_no_interruption(workshop: Workshop, other: str | None, state: str) -> None:
+    workshop.project("another", {"a.csv": b"other content"})
+    task = "CreateArchive" if other is None else "PublishRelease"
+    release = {"title": "sample", "release_version": "0.1.0", "report_directory": "elsewhere"}
+    command = workshop.command(task, archive="archive", **({"project_directory": other, **release} if other else {}))
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING, *command],
+        cwd=workshop.folder,
+        env=workshop.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (report,) = reports(workshop)
+    assert report["state"] == report["releases"][0]["state"] == state
 
 
 def test_no_secret_is_in_a_report(workshop: Workshop) -> None:

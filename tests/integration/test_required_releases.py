@@ -146,6 +146,16 @@ def test_a_dry_run_says_what_would_be_fetched_and_writes_nothing(shop: Workshop)
     assert not (shop.folder / "fetched").exists()
 
 
+def test_a_dry_run_says_what_is_wrong_with_a_release_that_is_required(workshop: Workshop) -> None:
+    publish(workshop, "sample", "1.0.0", "cables")
+    publish(workshop, "cables", "0.2.0")
+    record = workshop.record_file("0.2.0", "cables")
+    record.write_bytes(record.read_bytes().replace(b"empty.txt", b".rme"))
+    shutil.rmtree(record.parent / ".records")
+    said(fetch(workshop, dry_run=True), "cables-v0.2.0: the record names '.rme', which is not accepted")
+    assert not (workshop.folder / "fetched").exists()
+
+
 def test_one_release_that_fails_leaves_the_others_done_and_a_rerun_keeps_the_choice(shop: Workshop) -> None:
     blob = shop.blob_file(data("probes", "3.1.0"), "probes")
     aside = blob.rename(shop.folder / "aside")
@@ -187,6 +197,15 @@ def test_a_lock_file_that_does_not_fit_is_one_sentence_until_it_is_made_anew(sho
     succeeded(fetch(shop, update=True))
     publish(shop, "sample", "2.0.0")
     said(fetch(shop, versions=">=2.0.0"), str(lock_file(shop)), "sample-v1.0.0", "--versions >=2.0.0", "--update")
+    assert fetched(shop) == ALL
+
+
+def test_a_lock_file_that_cannot_be_written_is_one_sentence_and_nothing_is_fetched(shop: Workshop) -> None:
+    lock_file(shop).mkdir(parents=True)
+    said(fetch(shop, update=True), str(lock_file(shop)))
+    assert fetched(shop) == {}
+    lock_file(shop).rmdir()
+    succeeded(fetch(shop))
     assert fetched(shop) == ALL
 
 

@@ -1,4 +1,4 @@
-"""What the tasks of blobs tell the scheduler: how many are one batch, and how far they are."""
+"""What the tasks of blobs and of audits tell the scheduler: how many are one batch, and how far they are."""
 
 import threading
 from pathlib import Path
@@ -11,6 +11,7 @@ from pipeline.archives import FileSystemArchive
 from pipeline.archives.filesystem import create_archive
 from pipeline.manifest import Manifest
 from pipeline.release import BYTES, FILE, FILE_TYPE, FOLDER, ITEM, PATH, SHA1, ReleaseRecord
+from pipeline.tasks.audit import AuditTitle
 from pipeline.tasks.blobs import BIG_BYTES, _works_alone, tasks_for
 from pipeline.tasks.publish import UploadBlob
 from pipeline.tasks.runs import UploadRun
@@ -103,9 +104,24 @@ def test_big_blobs_come_first_and_share_a_batch_only_where_no_other_host_could_t
     assert big.priority > small.priority
 
 
-def test_a_scheduler_that_does_not_answer_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_output_of_a_batch_is_there_when_its_blobs_are(tmp_path: Path) -> None:
+    run, task = blob_tasks(tmp_path / "archive", 4096, 4097)[0].moving, UploadBlob
+    batch = task(release="sample-v0.1.0", manifest=run.manifest.digest, blobs="0-1", path="2 blobs")
+    assert [str(output) for output in batch.output()] == [f"{n}.csv ({n:040x})" for n in range(2)]
+    assert not any(output.exists() for output in batch.output())
+    run.there.add(f"{1:040x}")
+    assert [output.exists() for output in batch.output()] == [False, True]
+
+
+@pytest.fixture(params=["a blob", "an audit"])
+def task(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A task that says how far it is, for which Luigi has no scheduler yet."""
     monkeypatch.setattr("pipeline.tasks.blobs._works_alone", lambda: False)
-    task = blob_tasks(tmp_path / "archive", 4096)[0]
+    tasks = blob_tasks(tmp_path / "archive", 4096)
+    return tasks[0] if request.param == "a blob" else AuditTitle(archive=str(tmp_path / "archive"), title="sample")
+
+
+def test_a_scheduler_that_does_not_answer_holds_up_nothing(task: Any) -> None:
     told: list[str] = []
     answers, done = threading.Event(), threading.Event()
 
@@ -123,9 +139,7 @@ def test_a_scheduler_that_does_not_answer_holds_up_nothing(tmp_path: Path, monke
     assert told == ["1 of 2 blobs"]
 
 
-def test_a_lost_scheduler_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.tasks.blobs._works_alone", lambda: False)
-    task = blob_tasks(tmp_path / "archive", 4096)[0]
+def test_a_lost_scheduler_is_no_reason_to_stop(task: Any) -> None:
     done = threading.Event()
 
     def fail(message: str) -> None:
@@ -135,3 +149,13 @@ def test_a_lost_scheduler_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pyte
     task.set_progress_percentage = lambda percentage: done.set()
     task._announce("1 of 2 blobs", 50)
     assert done.wait(PATIENCE)
+
+
+def test_the_page_of_the_scheduler_gets_no_markup_from_the_name_of_a_file(task: Any) -> None:
+    told: list[str] = []
+    done = threading.Event()
+    task.set_status_message = told.append
+    task.set_progress_percentage = lambda percentage: done.set()
+    task._announce("1 of 2 blobs, now <img src=x onerror=alert(1)>.csv", 50)
+    assert done.wait(PATIENCE)
+    assert told == ["1 of 2 blobs, now \N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}img src=x onerror=alert(1)>.csv"]

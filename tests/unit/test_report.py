@@ -172,6 +172,11 @@ def test_the_page_is_one_file_that_runs_nothing_and_loads_nothing(tmp_path: Path
             ReleaseReport("sample", None, DONE, counts=Counts(9, checked_blobs=8, missing_blobs=1, repaired_blobs=1)),
             "Found 1 missing blob. Repaired 1 blob.",
         ),
+        (
+            "AuditArchive",
+            ReleaseReport("sample", None, DONE, counts=Counts(9, checked_blobs=9, unnamed_blobs=2, unnamed_bytes=3000)),
+            "All of it is intact. No record names 2 blobs (3.0 kB).",
+        ),
     ],
 )
 def test_the_first_sentence_tells_what_was_done(
@@ -205,6 +210,33 @@ def test_very_many_failures_and_releases_are_counted_and_the_first_are_shown(tmp
     assert "50 more failures" in seen.text
     assert all(f"title-{number}-v" in seen.text for number in range(1_000))
     assert len(seen.source) < 300_000
+
+
+def test_a_page_leaves_to_the_json_what_nobody_would_read(tmp_path: Path) -> None:
+    report = Report("MirrorArchive", ASKED, tmp_path, night=NIGHT)
+    report.releases = [done(f"title-{number}", nbytes=number) for number in range(2_100)]
+    for release in report.releases[:60]:
+        release.fail("data.csv", f"the disk is {'very ' * 500}full")
+    report.close()
+    shown = page(tmp_path).text
+    assert "And 10 more releases; the JSON names all." in shown
+    assert "100 more releases are in the JSON." in shown
+    assert "the disk is very very" in shown
+    assert "very very full" in shown
+    assert shown.count("very ") == 50 * 76
+    content = written(tmp_path)
+    assert (len(content["releases"]), content["totals"]["failed_releases"]) == (2_100, 60)
+    assert content["releases"][0]["failures"][0]["reason"].count("very ") == 500
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(7.44, "7.4 s"), (42.4, "42 s"), (90.2, "1 min 30 s"), (2 * 3600 + 119, "2 h 1 min")]
+)
+def test_a_time_is_told_in_units_that_people_think_in(tmp_path: Path, seconds: float, shown: str) -> None:
+    report = Report("MirrorRelease", ASKED, tmp_path)
+    report.releases.append(ReleaseReport("sample", "0.1.0", DONE, seconds))
+    report.close()
+    assert page(tmp_path).text.count(shown) == 1
 
 
 # Hostile texts
