@@ -568,7 +568,7 @@ def test_the_answer_to_another_question_is_not_taken_for_that_to_this_one() -> N
     with mixed_up(*records) as site:
         assert _at(site).create_data("t2", 1, 1, {}, lambda: None).id == 2
     for answers, ask in ((blobs, CDCSClient.get_blob), (records, CDCSClient.get_data)):
-        with FakeSite(in_turn(*(lambda v, a=a: v.reply(200, a) for a in answers))) as site:  # type: ignore[misc]
+        with FakeSite(in_turn(*(lambda v, a=a: v.reply(200, a) for a in answers))) as site:  # type: ignore[misc]  # no type fits a default
             assert ask(_at(site), 2).id == 2
 
 
@@ -925,7 +925,7 @@ def test_own_records_without_end_are_noticed() -> None:
 def test_a_query_whose_records_never_come_to_rest_yields_all_that_came() -> None:
     items = [{"id": number, "title": "t", "content": "{}"} for number in range(4)]
     answers = [{"count": count, "next": None, "results": items[: count + 1]} for count in (1, 2, 3)]
-    with FakeSite(in_turn(*(lambda v, a=a: v.reply(200, a) for a in answers))) as site:  # type: ignore[misc]
+    with FakeSite(in_turn(*(lambda v, a=a: v.reply(200, a) for a in answers))) as site:  # type: ignore[misc]  # no type fits a default
         assert [data.id for data in _at(site).query(1, {}, 1)] == [0, 1, 2, 3]
         assert len(site.seen) == 3
 

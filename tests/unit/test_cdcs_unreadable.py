@@ -82,7 +82,7 @@ def test_the_ids_of_what_cannot_be_read_are_those_at_which_the_site_fails() -> N
         103: SiteRefusedError("The site cannot read this.", 503),
         104: SiteRefusedError("This is too far away.", 500),
     }
-    assert unreadable_ids(Curator(failures), [3, "5f0c"]) == [103, 2]  # type: ignore[arg-type]
+    assert unreadable_ids(Curator(failures), [3, "5f0c"]) == [103, 2]  # type: ignore[arg-type]  # all of one that is asked here
     failures[2] = SiteRefusedError("There are too many requests.", 429)
     with pytest.raises(SiteRefusedError, match="too many"):
-        unreadable_ids(Curator(failures), [3])  # type: ignore[arg-type]
+        unreadable_ids(Curator(failures), [3])  # type: ignore[arg-type]  # all of one that is asked here

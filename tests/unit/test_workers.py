@@ -84,7 +84,7 @@ def test_work_ends_when_the_caller_is_interrupted() -> None:
         try:
             while True:
                 workers.check()
-                time.sleep(0.001)
+                time.sleep(0.001)  # between two looks
         finally:
             ended.append(item)
 
@@ -177,7 +177,7 @@ def test_items_that_were_left_out_are_not_taken_for_done() -> None:
         begun.set()
         while True:
             workers.check()
-            time.sleep(0.001)
+            time.sleep(0.001)  # long work, which asks now and then whether it is to stop
 
     with Workers(1, lambda: None) as workers:
         finish = workers.begin(work, range(3))
