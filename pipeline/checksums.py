@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Stream: TypeAlias = BinaryIO | io.RawIOBase
 
 CHUNK = 2**20
+# What is only hashed stays in the cache of a processor.
+_HASHED_AT_ONCE = 2**18
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _ALGORITHMS = {40: "sha1", 64: "sha256"}
 _HEX = frozenset("0123456789abcdef")
 # What is stored gets the highest number of all rows.
@@ -114,9 +117,8 @@ def open_regular(path: str | os.PathLike[str]) -> int:
     OSError
         When it cannot be opened, or is not a regular file.
     """
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        fd = os.open(path, flags)
+        fd = os.open(path, _READ)
     except ValueError as error:
         raise InvalidNameError(f"{printable(os.fspath(path))} cannot be the name of a file: {error}.") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -171,7 +173,7 @@ def _chunks(fd: int, size: int) -> Iterator[bytes | memoryview]:
             yield data
         return
     with open(fd, "rb", buffering=0, closefd=False) as stream:
-        yield from read_chunks(stream, CHUNK)
+        yield from read_chunks(stream, _HASHED_AT_ONCE)
 
 
 def read_chunks(stream: Stream, chunk: int) -> Iterator[bytes | memoryview]:

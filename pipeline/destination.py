@@ -117,19 +117,19 @@ class Destination:
             for blob in blobs:
                 meter.finished(blob.paths[0], 0, error, False)
             return {blob.digest: error for blob in blobs}
-        moves = [
-            Move(
+
+        def move(blob: Blob) -> Move:
+            return Move(
                 name=blob.paths[0],
                 digest=blob.digest,
                 size=blob.size,
-                source=lambda offset, blob=blob: open_blob(blob, offset),  # type: ignore[misc]
+                source=lambda offset: open_blob(blob, offset),
                 targets=tuple(self._prefix + path for path in blob.paths),
-                is_there=lambda blob=blob: self._holds(blob),  # type: ignore[misc]
-                wrong=lambda blob=blob: blob_damaged(blob),  # type: ignore[misc]
+                is_there=lambda: self._holds(blob),
+                wrong=lambda: blob_damaged(blob),
             )
-            for blob in blobs
-        ]
-        return move_blobs(moves, self._staging, threads=threads, meter=meter, chunk=chunk)
+
+        return move_blobs(map(move, blobs), self._staging, threads=threads, meter=meter, chunk=chunk)
 
     def _holds(self, blob: Blob) -> bool:
         """Tell whether all files of a blob are here by now, by reading them: another run may have fetched them."""

@@ -60,8 +60,14 @@ class Project:
         for path, stamp in self.files.items():
             if path in digests:
                 item = HDF5_FILE if path.endswith(_HDF5_SUFFIXES) else FILE
-                nodes[path] = {PATH: path, ATTRS: {}, ITEM: item, FILE_TYPE: "misc"}
-                nodes[path] |= {BYTES: stamp.size, SHA1: digests[path]}
+                nodes[path] = {
+                    PATH: path,
+                    ATTRS: {},
+                    ITEM: item,
+                    FILE_TYPE: "misc",
+                    BYTES: stamp.size,
+                    SHA1: digests[path],
+                }
         for path in sorted(nodes.keys() - {""}):
             folder, _, name = path.rpartition("/")
             nodes[folder][name] = nodes[path]

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -178,14 +179,12 @@ class FileSystemArchive(ArchiveInterface):
     def find_blobs(self, blobs: Iterable[Blob], title_versionless: str, workspace: str) -> dict[str, str]:
         """Return the PIDs of those blobs that are in the archive with the right size: the digests themselves."""
         folder = self._blobs_folder(title_versionless, workspace)
-        names: dict[str, set[str]] = {}
         found = {}
-        for digest, size in ((blob.digest, blob.size) for blob in blobs):
-            first = digest[:2]
-            if first not in names:
-                names[first] = _names_in(f"{folder}/{first}")
-            if digest in names[first] and _has_size(f"{folder}/{first}/{digest}", size):
-                found[digest] = digest
+        for first, alike in groupby(sorted(blobs, key=lambda blob: blob.digest), key=lambda blob: blob.digest[:2]):
+            names = _names_in(f"{folder}/{first}")
+            for digest, size in ((blob.digest, blob.size) for blob in alike):
+                if digest in names and _has_size(f"{folder}/{first}/{digest}", size):
+                    found[digest] = digest
         return found
 
     def upload_blobs(
@@ -236,8 +235,7 @@ class FileSystemArchive(ArchiveInterface):
                 wrong=lambda: source.wrong(blob),
             )
 
-        moves = [move(blob) for blob in blobs]
-        return move_blobs(moves, self.staging(title, workspace), threads=threads, meter=meter, chunk=chunk)
+        return move_blobs(map(move, blobs), self.staging(title, workspace), threads=threads, meter=meter, chunk=chunk)
 
     def process_and_upload_blob(
         self,

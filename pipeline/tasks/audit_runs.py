@@ -344,13 +344,13 @@ class RepairRun(Run):
         """The blobs to be replaced."""
         return list(self._damaged)
 
-    def _find(self) -> set[str]:
-        return set()
+    def _find(self) -> dict[str, str]:
+        return {}
 
     def is_there(self, blob: Blob) -> bool:
         """Tell whether a blob is whole, by reading it where that is not known."""
         if blob.digest not in self.there and blob not in self._damaged and is_whole(self.auditor, blob, self.record):
-            self.there.add(blob.digest)
+            self.there[blob.digest] = ""
         return blob.digest in self.there
 
     def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:

@@ -110,7 +110,7 @@ class Run(ABC):
         self.threads, self.resources = threads_and_resources(manifest.archive, manifest.source)
         self.unreadable: dict[str, Exception] = {}
         self.teller = Teller()
-        self._there: set[str] | None = None
+        self._there: dict[str, str] | None = None
         self._stale = False
         self._tasks: list[Any] | None = None
         _runs[type(self), manifest.digest] = self
@@ -121,15 +121,15 @@ class Run(ABC):
         return self.record.title
 
     @property
-    def there(self) -> set[str]:
-        """The digests of the blobs that are in place, as far as this process knows."""
+    def there(self) -> dict[str, str]:
+        """The blobs that are in place, as far as this process knows: digest to PID, or to nothing in a folder."""
         if self._there is None:
             self._there = self._find()
         return self._there
 
     @abstractmethod
-    def _find(self) -> set[str]:
-        """Ask where the blobs go to which of them are there."""
+    def _find(self) -> dict[str, str]:
+        """Ask where the blobs go to which of them are there, and what their PIDs are."""
 
     @abstractmethod
     def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
@@ -188,7 +188,9 @@ class Run(ABC):
         self.progress.announce = announce
         missing = [blob for blob in blobs if blob.digest not in self.there]
         failures = self._move(missing)
-        self.there.update(blob.digest for blob in missing if blob.digest not in failures)
+        for blob in missing:
+            if blob.digest not in failures:
+                self.there.setdefault(blob.digest, "")
         self._close_if_over()
         if failures:
             raise BlobsFailedError([(b.paths[0], failures[b.digest]) for b in missing if b.digest in failures])
@@ -256,7 +258,6 @@ class ArchivingRun(Run):
 
     def __init__(self, manifest: Manifest, archive: ArchiveInterface) -> None:
         super().__init__(manifest, archive)
-        self._pids: dict[str, str] = {}
         self._published = False
 
     @property
@@ -272,10 +273,9 @@ class ArchivingRun(Run):
     def final_record(self) -> dict[str, Any]:
         """Return the record as it is published, when all blobs are there."""
 
-    def _find(self) -> set[str]:
-        title, workspace = self.record.title_versionless, self.manifest.workspace
-        self._pids |= self.archive.find_blobs(self.blobs, title, workspace)
-        return set(self._pids)
+    def _find(self) -> dict[str, str]:
+        found = self.archive.find_blobs(self.blobs, self.record.title_versionless, self.manifest.workspace)
+        return (self._there or {}) | found
 
     def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
         pids, failures = self.archive.upload_blobs(
@@ -286,7 +286,7 @@ class ArchivingRun(Run):
             threads=self.threads,
             meter=self.progress,
         )
-        self._pids |= pids
+        self.there.update(pids)
         return failures
 
     def published(self) -> dict[str, Any] | None:
@@ -401,7 +401,7 @@ class UploadRun(ArchivingRun):
 
     def final_record(self) -> dict[str, Any]:
         """Return the record with the PIDs of its blobs."""
-        self.record.set_pids(self._pids)
+        self.record.set_pids(self.there)
         return self.record.content
 
 
@@ -425,7 +425,7 @@ class MirrorRun(ArchivingRun):
     def final_record(self) -> dict[str, Any]:
         """Return the record with the PIDs of the blobs here, and with where the release was published first."""
         content = copied_record(self.record, self.origin_archive, self.manifest.source_workspace)
-        ReleaseRecord(content).set_pids(self._pids)
+        ReleaseRecord(content).set_pids(self.there)
         return content
 
 
@@ -446,9 +446,9 @@ class FetchRun(Run):
         folder = Path(self.manifest.directory)
         return Destination(folder, self.record, hash_cache(), anchor=folder.parent)
 
-    def _find(self) -> set[str]:
+    def _find(self) -> dict[str, str]:
         with Progress(f"checking {self.manifest.directory}", 0, self.record.nbytes) as progress:
-            return self.destination.verified(threads=self.threads, meter=progress)
+            return dict.fromkeys(self.destination.verified(threads=self.threads, meter=progress), "")
 
     def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
         return self.destination.fetch(

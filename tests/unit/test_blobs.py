@@ -109,7 +109,7 @@ def test_the_output_of_a_batch_is_there_when_its_blobs_are(tmp_path: Path) -> No
     batch = task(release="sample-v0.1.0", manifest=run.manifest.digest, blobs="0-1", path="2 blobs")
     assert [str(output) for output in batch.output()] == [f"{n}.csv ({n:040x})" for n in range(2)]
     assert not any(output.exists() for output in batch.output())
-    run.there.add(f"{1:040x}")
+    run.there[f"{1:040x}"] = ""
     assert [output.exists() for output in batch.output()] == [False, True]
 
 

@@ -166,7 +166,7 @@ def test_reading_stops_when_the_caller_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         hash_file(file, advance=stop)
-    assert calls == [CHUNK]
+    assert len(calls) == 1
 
 
 def test_what_cannot_be_a_name_is_refused_by_a_sentence() -> None:
