@@ -192,6 +192,23 @@ def test_what_an_interrupted_run_left_and_somebody_deletes_meanwhile_is_uploaded
     assert desk.steps() == [f"upload {blob.digest}.csv", "assign", "describe", "attach"]
 
 
+@pytest.mark.parametrize(("arrived", "again"), [(b"alpha", False), (b"alph", True)])
+def test_an_upload_whose_answer_was_lost_is_repeated_only_where_it_did_not_arrive_whole(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, arrived: bytes, again: bool
+) -> None:
+    blob, upload = desk.blob(b"alpha"), desk.alice.upload_blob
+
+    def lose_answer(name: str, stream: Any, size: int, already_done: Any) -> StoredBlob:
+        desk.site.put(arrived, "alice", name, None)
+        return already_done() or upload(name, stream, size, already_done)
+
+    monkeypatch.setattr(desk.alice, "upload_blob", lose_answer)
+    desk.upload(blob)
+    repeated = ["delete blob of alice", f"upload {blob.digest}.csv"] if again else []
+    assert desk.steps() == [*repeated, "assign", "describe", "attach"]
+    assert [data for _, _, data in desk.site.blobs.values()] == [b"alpha"]
+
+
 def test_what_an_interrupted_run_left_is_deleted_where_it_may_not_be_published(desk: Desk) -> None:
     blob = desk.blob(b"alpha")
     desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", None)

@@ -16,7 +16,7 @@ from luigi.configuration.cfg_parser import LuigiConfigParser
 from pipeline import credentials
 from pipeline.credentials import GIVEN, Login, LoginRefusedError, announce_hosts, find_login, get_credentials, log_in
 from pipeline.errors import CredentialsError, SettingsError
-from pipeline.settings import may_use_plain_http, normalize_host, read_settings, trusted_bundle
+from pipeline.settings import may_use_plain_http, normalize_host, read_settings, transfer_limit, trusted_bundle
 from tests.cdcs_server.fake import CERTIFICATE
 from tests.file_keyring import BrokenKeyring, FileKeyring, ForgetfulKeyring
 from tests.support import ROOT
@@ -478,6 +478,16 @@ def test_a_bundle_of_certificates_is_used_only_when_it_is_one(configure: Configu
         assert str(caught.value) == (
             f"[pipeline] ca_bundle = {path} in luigi.cfg cannot be used: {problem}; correct it."
         )
+
+
+@pytest.mark.parametrize("limit", ["many", "0", "-1", "2.5"])
+def test_a_limit_of_transfers_that_is_no_number_is_refused(configure: Configure, limit: str) -> None:
+    configure("resources", **{"cdcs.example.org": limit})
+    assert transfer_limit("other.example.org") is None
+    with pytest.raises(
+        SettingsError, match=rf"^\[resources\] cdcs.example.org = {limit} in luigi.cfg is no number above"
+    ):
+        transfer_limit("cdcs.example.org")
 
 
 def test_plain_http_is_for_the_hosts_that_are_named(configure: Configure) -> None:

@@ -296,6 +296,7 @@ report.save()
         ("sys.exit(1)", "interrupted", "This ended before all was done"),
         ("report.releases[0].fail('a.csv', 'is gone'); sys.exit(30)", "failed", "is gone"),
         ("os.fork() or os._exit(0); os.wait(); os._exit(9)", "running", "the run was killed"),
+        ("os.fork() or sys.exit(0); os.wait(); os._exit(9)", "running", "the run was killed"),
     ],
 )
 def test_a_run_leaves_a_report_however_it_ends(tmp_path: Path, end: str, state: str, words: str) -> None:

@@ -262,26 +262,29 @@ class Site:
         A site that was given up gets no second chance until something else succeeds.
         """
         most = attempts or (1 if self._given_up else self.attempts)
-        number, again = 0, True
-        while again:
+        number = 0
+        while True:
             number += 1
             try:
                 result = attempt()
                 self._given_up = False
                 return result
             except TemporaryError as error:
-                sentence, pause, sent, whole = str(error), error.pause, error.sent, error.of_site
-            again = number < most and pause <= _LONGEST_PAUSE
-            if sent and not repeat and already_done is None:
-                raise SiteUnavailableError(f"{sentence} It is not known whether the request took effect; run again.")
+                failed = error.with_traceback(None)
+            if failed.sent and not repeat and already_done is None:
+                raise SiteUnavailableError(f"{failed} It is not known whether the request took effect; run again.")
+            again = number < most and failed.pause <= _LONGEST_PAUSE
             if again:
-                self.pause(number, pause)
-            if sent and already_done is not None and (done := already_done()) is not None:
+                self.pause(number, failed.pause)
+            if failed.sent and already_done is not None and (done := already_done()) is not None:
                 return done
-        self._given_up = attempts is None
-        unavailable = SiteUnavailableError(f"{sentence} Tried {_times(number)}; run again later, or ask the site.")
-        unavailable.is_hopeless = whole
-        raise unavailable
+            if not again:
+                self._given_up = attempts is None
+                unavailable = SiteUnavailableError(
+                    f"{failed} Tried {_times(number)}; run again later, or ask the site."
+                )
+                unavailable.is_hopeless = failed.of_site
+                raise unavailable
 
     def pause(self, number: int, least: float = 0.0) -> None:
         """Wait after the failure of an attempt, the longer the more failed, and at least `least` seconds."""
