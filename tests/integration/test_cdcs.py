@@ -325,6 +325,15 @@ def test_a_release_of_the_earlier_tool_is_fetched_by_the_digests_of_its_blob_met
     assert (tmp_path / "got" / "a.csv").read_bytes() == data
 
 
+def test_a_release_of_the_earlier_tool_whose_blobs_nobody_describes_is_refused(alice: CDCSArchive) -> None:
+    node = {"/item/": "File", "/path/": "a.csv", "/bpid/": f"{alice.host}/pid/rest/local/cdcs/GONE", "/bytes/": 7}
+    record = {"title": "bare-v1.0.0", "title_versionless": "bare", "version": "1.0.0", "project": {"a.csv": node}}
+    curator = alice.curator
+    curator.create_data("bare-v1.0.0", curator.template_id("Release"), curator.workspace_id(PUBLIC), record)
+    with pytest.raises(RecordError, match=r"'a.csv' has no valid /sha1/ or /bpid/"):
+        alice.get_release_records("bare")
+
+
 def test_nonsense_of_others_in_the_workspace_hides_nothing(alice: CDCSArchive, tmp_path: Path) -> None:
     record = upload(alice, tmp_path, {"a.csv": b"among nonsense"})
     curator, public = alice.curator, alice.curator.workspace_id(PUBLIC)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import itertools
 import os
 import random
@@ -16,6 +17,7 @@ from pipeline import ArchiveInterface, CDCSArchive, FileSystemArchive
 from pipeline.archives.cdcs.client import CDCSClient
 from pipeline.archives.filesystem import create_archive
 from pipeline.errors import BlobsFailedError
+from pipeline.release import Blob
 from tests.audits import audit
 from tests.cdcs import PUBLIC, Site, archive_of, described, serve, stored
 from tests.cdcs_server import CDCSServer
@@ -203,13 +205,40 @@ def test_a_repair_that_is_killed_between_two_requests_is_completed_by_the_next(
 
 def test_a_damaged_blob_stays_where_the_mirror_has_no_better_one(site: Mirrored) -> None:
     damaged = site.flip("0.csv")
-    (blob,) = site.mirror.glob(f"*/*/blobs/??/{sha1(site.content['0.csv'])}")
-    blob.write_bytes(b"x" * 500)
-    outcome = site.audit(repair_from="mirror")
-    assert outcome.code == 30
-    assert "is damaged, too" in outcome.output
-    assert site.file_of("0.csv").read_bytes() == damaged
-    assert not site.aside()
+    for worse in (b"x" * 500, b"x" * 3_000_000):
+        (blob,) = site.mirror.glob(f"*/*/blobs/??/{sha1(site.content['0.csv'])}")
+        blob.write_bytes(worse)
+        outcome = site.audit(repair_from="mirror")
+        assert outcome.code == 30
+        assert "is damaged, too" in outcome.output
+        assert site.file_of("0.csv").read_bytes() == damaged
+        assert not site.aside()
+
+
+def test_a_damaged_blob_gives_way_to_a_whole_one_that_is_described_already(site: Mirrored) -> None:
+    data, curator = site.content["0.csv"], site.alice.curator
+    damaged, shelf = site.flip("0.csv"), site.alice.shelf(site.workspace)
+    other = curator.upload_blob("uploaded otherwise.csv", io.BytesIO(data), len(data))
+    curator.assign_blob(other.id, shelf.workspace)
+    shelf.describe(Blob(sha1(data), len(data), ("0.csv",)), str(other.pid), other.handle)
+    assert not audit(site.opened(), site.mirror, title=site.title, workspace=site.workspace).failures
+    assert site.aside() == [damaged]
+    assert curator.find_own_blobs([sha1(data)]) == []
+    assert site.fetched_whole()
+
+
+def test_descriptions_that_lead_nowhere_do_not_stop_a_repair(site: Mirrored) -> None:
+    data, curator = site.content["0.csv"], site.alice.curator
+    damaged, shelf = site.flip("0.csv"), site.alice.shelf(site.workspace)
+    elsewhere = curator.upload_blob("in no workspace.csv", io.BytesIO(data), len(data))
+    gone = f"{site.server.base_url}/rest/blob/download/99999/"
+    for number, handle in enumerate((None, gone, elsewhere.handle)):
+        pid = f"{site.server.base_url}/pid/rest/local/cdcs/GONE{number}"
+        shelf.describe(Blob(sha1(data), len(data), ("0.csv",)), pid, handle)
+    assert not audit(site.opened(), site.mirror, title=site.title, workspace=site.workspace).failures
+    assert site.aside() == [damaged]
+    assert curator.get_blob(elsewhere.id) == elsewhere
+    assert site.fetched_whole()
 
 
 def test_who_may_not_remove_a_blob_is_told_who_may(site: Mirrored) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import CDCSArchive
-from pipeline.errors import BlobNotThereError
+from pipeline.errors import BlobDamagedError, BlobNotThereError, BlobsFailedError
 from pipeline.manifest import Manifest
 from pipeline.release import BYTES, FILE, ITEM, PATH, PID, SHA1, Blob, ReleaseRecord
 from pipeline.tasks.runs import UploadRun
@@ -113,6 +113,27 @@ def test_a_blob_that_was_found_and_then_taken_back_is_looked_for_again(
     published = alice.get_release("two", "1.0.0", PUBLIC)
     assert published is not None
     assert published["project"]["a.csv"][PID] == stays != pid
+
+
+def test_a_blob_that_is_only_described_is_missing(alice: CDCSArchive) -> None:
+    data, curator = b"described here and there", alice.curator
+    pids = [f"{alice.host}/pid/rest/local/cdcs/{name}" for name in ("GONE", "GONE-TOO")]
+    for pid, handle in zip(pids, ({}, {"/handle/": f"{alice.host}/rest/blob/download/99999/"}), strict=True):
+        content = {"sha1": sha1(data), "blob/PID/": pid, "/bytes/": len(data), **handle}
+        curator.create_data(sha1(data), curator.template_id("BlobMetadata"), curator.workspace_id(PUBLIC), content)
+    blob = Blob(sha1(data), len(data), ("a.csv",), pids[0])
+    with (
+        pytest.raises(BlobDamagedError, match=r"its blob .*GONE is missing from the archive"),
+        alice.open_blob(blob, {}, PUBLIC),
+    ):
+        pass
+
+
+def test_one_file_that_may_not_be_published_leaves_nothing_behind(server: CDCSServer, tmp_path: Path) -> None:
+    carol = archive_of(server, "carol")
+    with pytest.raises(BlobsFailedError, match="ask the site for the right"):
+        upload(carol, tmp_path, b"one file of carol")
+    assert carol.curator.list_own_blobs() == []
 
 
 def test_who_may_not_publish_leaves_nothing_behind(workshop: Workshop, server: CDCSServer) -> None:

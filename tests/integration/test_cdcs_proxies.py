@@ -1,6 +1,7 @@
 """What stands before a CDCS site: nginx that limits uploads or honours ranges, a late index, a line that breaks."""
 
 import contextlib
+import json
 import random
 import shutil
 import socket
@@ -16,7 +17,8 @@ import pytest
 from pipeline.errors import ReleaseRecordNotFoundError
 from tests.cdcs import Site, archive_of, described, make_archive, stored
 from tests.cdcs_server import CDCSServer, Nginx
-from tests.cdcs_server.proxy import Cut, Lag, Proxy
+from tests.cdcs_server.fake import Seen, Visit
+from tests.cdcs_server.proxy import Cut, Lag, Proxy, Reply
 from tests.support import ROOT, Outcome, Workshop, sha1
 
 MIB = 2**20
@@ -143,6 +145,29 @@ def test_a_publisher_who_is_interrupted_while_the_index_is_late_leaves_one_of_ev
 
 
 # --- a connection that breaks -----------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_is_lost_leaves_nothing_twice(site: Site, line: Line) -> None:
+    content = content_of(site)
+    site.workshop.project(files=content)
+    lost = set()
+
+    def lose_first_answers(visit: Visit, seen: Seen, reply: Reply) -> Reply | None:
+        if seen.method != "POST" or reply.status != 201:
+            return reply
+        kind = (seen.path, json.loads(reply.body).get("template"))
+        if kind in lost:
+            return reply
+        lost.add(kind)
+        visit.drop()
+        return None
+
+    line.proxy.meddle = lose_first_answers
+    assert "12 moved" in is_fine(site.publish())
+    assert sorted(path for path, _ in lost) == ["/rest/blob/", "/rest/data/", "/rest/data/"]
+    alice, digests = archive_of(line.server), [sha1(data) for data in content.values()]
+    assert described(alice, digests) == stored(alice, digests) == dict.fromkeys(digests, 1)
+    assert len(records_of(site, line)) == 1
 
 
 @pytest.fixture

@@ -55,6 +55,11 @@ class Kept:
         with closing(sqlite3.connect(self.server.folder / "db.sqlite3", timeout=60)) as database, database:
             return database.execute(statement, values).fetchone()
 
+    def break_seal(self) -> None:
+        """Let the record say something else, and its seal something else again."""
+        wrong = {"workflow": {"β": 0.2}, "/sha1/": sha1(b"another seal")}
+        self.text_file().write_bytes(json.dumps({**json.loads(self.data.text), **wrong}).encode())
+
     def audit(self, mirror: Path | None = None) -> TitleAudit:
         """Audit the title."""
         return audit(archive_of(self.server), mirror, title=self.title)
@@ -232,6 +237,78 @@ def test_a_damaged_description_of_a_blob_is_found_and_replaced(kept: Kept) -> No
         (now,) = kept.site.curator.own_data(digest, template)
         assert kept.text_file(now).read_bytes()[: said // 8] == whole[: said // 8]
         assert not kept.audit().failures
+
+
+def test_a_record_that_the_mirror_does_not_have_stays_as_it_is(kept: Kept, tmp_path: Path) -> None:
+    create_archive(tmp_path / "another")
+    kept.break_seal()
+    (failure,) = kept.audit(tmp_path / "another").failures
+    assert f"it is not repaired, because {tmp_path}/another has no {kept.title}-v1.0.0" in failure.sentence
+    assert not kept.audit(kept.mirror).failures
+    assert kept.is_restored()
+
+
+@pytest.mark.parametrize("has_copies", [True, False])
+def test_a_record_is_put_back_from_an_archive_that_knows_nothing_of_the_site_when_that_proves_its_own(
+    kept: Kept, tmp_path: Path, has_copies: bool
+) -> None:
+    """What was published in both can only be told from what is damaged in one by what proves the other."""
+    create_archive(tmp_path / "another")
+    publish(FileSystemArchive(tmp_path / "another"), tmp_path / "project", kept.title, FILES)
+    for copy in (tmp_path / "another" / PUBLIC / kept.title / ".records").rglob("*"):
+        if copy.is_file() and not has_copies:
+            copy.unlink()
+    kept.break_seal()
+    failures = kept.audit(tmp_path / "another").failures
+    if has_copies:
+        assert not failures
+        now = kept.site.get_release(kept.title, "1.0.0")
+        assert now is not None
+        assert ReleaseRecord(now).same_release(ReleaseRecord(kept.record))
+        assert now["/PID/"] == kept.record["/PID/"]
+    else:
+        (failure,) = failures
+        assert f"nothing in {tmp_path}/another proves what it said; look at both" in failure.sentence
+        assert not kept.audit(kept.mirror).failures
+
+
+def test_a_record_is_not_put_back_before_its_blobs_are_described(kept: Kept, tmp_path: Path) -> None:
+    publish(kept.site, tmp_path / "project", f"{kept.title}-too", FILES)
+    digest, template = kept.record["project"]["a.csv"]["/sha1/"], kept.site.curator.template_id("BlobMetadata")
+    for described in kept.site.curator.own_data(digest, template):
+        kept.site.curator.delete_data(described.id)
+    kept.break_seal()
+    (failure,) = kept.audit(kept.mirror).failures
+    assert "it is not repaired, because the blob of 'a.csv' is not described" in failure.sentence
+    assert kept.are_found()
+    archive_of(kept.server).auditor(PUBLIC).mend()
+    assert not kept.audit(kept.mirror).failures
+    assert kept.is_restored()
+
+
+def test_several_records_that_the_site_cannot_read_are_told_by_their_titles(kept: Kept) -> None:
+    template = kept.site.curator.template_id("BlobMetadata")
+    described, *_ = kept.site.curator.own_data(kept.record["project"]["a.csv"]["/sha1/"], template)
+    texts = {file: file.read_bytes() for file in (kept.text_file(), kept.text_file(described))}
+    for file, text in texts.items():
+        file.write_bytes(b"\xff" + text)
+    said = archive_of(kept.server).auditor(PUBLIC).unread_records()
+    for name in (f"{kept.title}-v1.0.0", described.title[:12]):
+        assert f"the site cannot read its record '{name}'" in said
+    for file, text in texts.items():
+        file.write_bytes(text)
+    assert not kept.audit().failures
+
+
+def test_a_record_that_names_no_files_at_all_is_damaged(kept: Kept) -> None:
+    content = {key: value for key, value in json.loads(kept.data.text).items() if key not in ("/sha1/", "project")}
+    kept.text_file().write_bytes(json.dumps(content).encode())
+    auditor = archive_of(kept.server).auditor(PUBLIC)
+    assert auditor.versions(kept.title) == ["1.0.0"]
+    assert auditor.unnamed_blobs() == []
+    assert kept.audit().failures
+    assert not kept.audit(kept.mirror).failures
+    assert kept.is_restored()
 
 
 @pytest.mark.parametrize("is_mirror", [True, False])
