@@ -382,9 +382,15 @@ def watched(patience: float = _PATIENCE) -> Iterator[None]:
 
 def attempt(name: str, seed: str) -> bool:
     """Give a target one input, made from a seed; return whether it was refused."""
-    target, source = TARGETS[name], random.Random(f"{name} {seed}")
-    data = _make(source, target.seeds)
-    with tempfile.TemporaryDirectory() as folder, watched():
+    data = _make(random.Random(f"{name} {seed}"), TARGETS[name].seeds)
+    with watched():
+        return offer(name, data)
+
+
+def offer(name: str, data: bytes) -> bool:
+    """Give a target one input; return whether it was refused, as is documented."""
+    target = TARGETS[name]
+    with tempfile.TemporaryDirectory() as folder:
         try:
             target.read(data, Path(folder))
             return False
