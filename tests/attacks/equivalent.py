@@ -36,11 +36,6 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "if time.monotonic() - self._synced_at > _LONGEST_UNSYNCED_SECONDS:",
             "if time.monotonic() - self._synced_at >= _LONGEST_UNSYNCED_SECONDS:",
         ),
-        (
-            "transfer.py",
-            "self._syncers = Workers(threads, meter.tick, useful=2)",
-            "self._syncers = Workers(threads, meter.tick, useful=3)",
-        ),
     ),
     "Only how often it is tried is another.": (
         ("locks.py", "_ATTEMPTS = 1000", "_ATTEMPTS = 2000"),
