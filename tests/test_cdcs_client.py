@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.archives.cdcs.bodies import TransferBrokenError
+from pipeline.archives.cdcs.bodies import TransferBrokenError, pause_in
 from pipeline.archives.cdcs.client import Blob, CDCSClient, Data
 from pipeline.archives.cdcs.http import NotAllowedError, NotFoundError, SiteRefusedError, SiteUnavailableError
 from pipeline.errors import ArchiveError, CredentialsError, PipelineError, RecordError, SourceChangedError
@@ -1032,3 +1032,22 @@ def test_json_that_is_sent_is_what_cdcs_reads() -> None:
     assert made.id == "5f0c"
     assert json.loads(sent["content"]) == json.loads(sent["xml_content"]) == {"name": "Größe"}
     assert "workspace" not in sent
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("2", 2),
+        (" 120 ", 120),
+        ("2\x1d", 2),
+        ("-1", 0),
+        ("1e3", 0),
+        ("9" * 10, 0),
+        ("soon", 0),
+        ("", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed, 99 Foo 2015", 0),
+    ],
+)
+def test_a_pause_that_cannot_be_understood_is_none(said: str, seconds: float) -> None:
+    assert pause_in(said) == seconds

@@ -306,8 +306,9 @@ def join_texts(value: Any) -> str:
 
 def pause_in(text: str) -> float:
     """Return how many seconds a Retry-After header asks to wait; none where it cannot be understood."""
-    if re.fullmatch(r"\d{1,9}", text.strip()):
-        return float(text)
+    number = text.strip()
+    if re.fullmatch(r"\d{1,9}", number):
+        return float(number)
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     return 0.0
