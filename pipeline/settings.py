@@ -176,7 +176,7 @@ def resolve_alias(archive: str) -> str:
         return archive
     try:
         return str(luigi.configuration.get_config().get("archives", archive, archive))
-    except configparser.Error as error:
+    except configparser.InterpolationError as error:
         raise _unreadable(archive, error) from None
 
 
@@ -195,11 +195,8 @@ def read_aliases() -> dict[str, str]:
     return {alias: resolve_alias(alias) for alias in aliases}
 
 
-def _unreadable(alias: str, error: configparser.Error) -> SettingsError:
-    said = printable(" ".join(str(error).split()).rstrip("."))
+def _unreadable(alias: str, error: configparser.InterpolationError) -> SettingsError:
     # The rest of such an error repeats the value, which may hold a password.
-    if isinstance(error, InterpolationMissingEnvvarError):
-        said = said.split(". Section ")[0]
-    elif isinstance(error, configparser.InterpolationError):
-        said = "a % must be doubled"
+    missing = printable(" ".join(str(error).split()).split(". Section ")[0])
+    said = missing if isinstance(error, InterpolationMissingEnvvarError) else "a % must be doubled"
     return SettingsError(f"[archives] {printable(alias)} in luigi.cfg cannot be read: {said}; correct it.")

@@ -163,6 +163,7 @@ class Curator:
         return made
 
     def attach_metadata(self, blob: str, data: int) -> None:
+        self.get_blob(blob)
         self.site.done.append("attach")
 
     def delete_data(self, number: int) -> None:

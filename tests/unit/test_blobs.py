@@ -5,10 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import luigi
 import pytest
 
 from pipeline.archives import FileSystemArchive
 from pipeline.archives.filesystem import create_archive
+from pipeline.errors import ReleaseExistsError
 from pipeline.manifest import Manifest
 from pipeline.release import BYTES, FILE, FILE_TYPE, FOLDER, ITEM, PATH, SHA1, ReleaseRecord
 from pipeline.tasks.audit import AuditTitle
@@ -159,3 +161,21 @@ def test_the_page_of_the_scheduler_gets_no_markup_from_the_name_of_a_file(task: 
     task._announce("1 of 2 blobs, now <img src=x onerror=alert(1)>.csv", 50)
     assert done.wait(PATIENCE)
     assert told == ["1 of 2 blobs, now \N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}img src=x onerror=alert(1)>.csv"]
+
+
+def test_a_task_of_a_blob_can_be_made_without_naming_its_parameters() -> None:
+    named = UploadBlob(release="sample-v0.1.0", path="a.csv", blobs="0", manifest="m")
+    assert UploadBlob("sample-v0.1.0", "a.csv", "0", "m").task_id == named.task_id
+    with pytest.raises(luigi.parameter.MissingParameterException):
+        UploadBlob(release="sample-v0.1.0")
+
+
+def test_a_record_that_is_refused_and_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = blob_tasks(tmp_path / "archive", 4096)[0].moving
+
+    def refuse() -> str:
+        raise ReleaseExistsError("sample-v0.1.0 is there already")
+
+    monkeypatch.setattr(run, "_publish_record", refuse)
+    with pytest.raises(ReleaseExistsError):
+        run.publish()

@@ -232,6 +232,22 @@ def test_what_cannot_be_put_to_use_now_is_kept_for_the_next_run(desk: Desk, monk
     assert desk.steps() == ["assign", "describe"]
 
 
+def test_what_an_interrupted_run_left_and_that_run_takes_back_meanwhile_is_uploaded(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    left = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", HERE)
+
+    def take_back() -> None:
+        desk.alice.after_describing = lambda: None
+        desk.alice.delete_blob(str(left.id))
+
+    desk.alice.after_describing = take_back
+    pids, failures = desk.upload(blob)
+    ((stored, owner, data),) = desk.site.blobs.values()
+    assert (pids, failures) == ({blob.digest: stored.pid}, {})
+    assert (owner, data) == ("alice", b"alpha")
+    assert len(desk.site.data) == 1
+
+
 def test_what_is_in_another_workspace_or_of_another_user_is_left_alone(desk: Desk) -> None:
     blob = desk.blob(b"alpha")
     others = [desk.site.put(b"alpha", "alice", workspace=ELSEWHERE), desk.site.put(b"alpha", "bob", workspace=None)]

@@ -306,6 +306,19 @@ def test_a_run_leaves_a_report_however_it_ends(tmp_path: Path, end: str, state: 
     assert words in page(tmp_path).text
 
 
+@pytest.mark.parametrize("releases", [None, [1], [{"title": "sample"}], [{"title": [], "version": "", "failures": []}]])
+def test_what_others_wrote_into_the_report_meanwhile_does_not_keep_it_from_its_end(
+    tmp_path: Path, releases: Any
+) -> None:
+    report = Report("MirrorRelease", {}, tmp_path)
+    report.releases.append(done())
+    report.save()
+    (file,) = tmp_path.glob("*.json")
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"releases": releases}))
+    report.close_at_exit()
+    assert written(tmp_path)["state"] == "interrupted"
+
+
 def test_a_report_is_written_now_and_then_while_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
