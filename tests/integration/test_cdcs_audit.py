@@ -289,3 +289,15 @@ def test_blobs_that_no_record_names_and_records_that_are_none_are_told(site: Mir
     (sentence,) = [line for line in outcome.output.splitlines() if line.startswith("ERROR")]
     assert f"the record {made.id}, 'damaged y', is damaged: its title is not that of a release." in sentence
     curator.delete_data(made.id)
+
+
+def test_a_blob_whose_description_is_gone_is_described_again_and_the_audit_says_so(site: Mirrored) -> None:
+    curator, digest = site.alice.curator, sha1(site.content["3.csv"])
+    (description,) = curator.own_data(digest, curator.template_id("BlobMetadata"))
+    curator.delete_data(description.id)
+    found = site.audit()
+    assert found.code
+    mended = site.audit(repair_from=site.mirror)
+    assert (mended.code, "of '3.csv' was described again" in mended.output) == (0, True), mended.output
+    again = site.audit()
+    assert (again.code, "described" in again.output) == (0, False), again.output
