@@ -387,6 +387,8 @@ def test_an_archive_of_ones_own_kind_is_read_and_heals_others_but_not_itself(mir
     blob.symlink_to(blob.name)
     (finding,) = audit(own, mirrored.archive).failures
     assert "it could not be read" in finding.sentence
+    with pytest.raises(ArchiveError, match="cannot list its titles"):
+        own.auditor(PUBLIC).titles()
     with pytest.raises(ArchiveError, match="never changes a record"):
         own.auditor(PUBLIC).heal_record("sample", "0.1.0", Auditor(own, PUBLIC))
     with pytest.raises(ArchiveError, match="set blobs aside"):

@@ -12,11 +12,13 @@ from pipeline.archives import FileSystemArchive
 from pipeline.archives.filesystem import create_archive
 from pipeline.errors import ReleaseExistsError
 from pipeline.manifest import Manifest
-from pipeline.release import BYTES, FILE, FILE_TYPE, FOLDER, ITEM, PATH, SHA1, ReleaseRecord
+from pipeline.release import BYTES, FILE, FILE_TYPE, FOLDER, ITEM, PATH, SHA1, Blob, ReleaseRecord
 from pipeline.tasks.audit import AuditTitle
+from pipeline.tasks.audit_runs import RepairRun
 from pipeline.tasks.blobs import BIG_BYTES, _works_alone, tasks_for
-from pipeline.tasks.publish import UploadBlob
+from pipeline.tasks.publish import PublishRelease, UploadBlob, UploadReleaseRecord
 from pipeline.tasks.runs import UploadRun
+from tests.support import sha1
 
 MIB = 2**20
 
@@ -179,3 +181,47 @@ def test_a_record_that_is_refused_and_not_there_is_an_error(tmp_path: Path, monk
     monkeypatch.setattr(run, "_publish_record", refuse)
     with pytest.raises(ReleaseExistsError):
         run.publish()
+
+
+@pytest.mark.parametrize("error", [ReleaseExistsError("it is there already"), OSError("the disk does not answer")])
+def test_a_record_that_cannot_be_seen_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    run = blob_tasks(tmp_path / "archive", 4096)[0].moving
+
+    def fail() -> bool:
+        raise error
+
+    monkeypatch.setattr(run, "is_finished", fail)
+    assert not UploadReleaseRecord(release="sample-v0.1.0", manifest=run.manifest.digest).complete()
+
+
+def test_what_is_repeated_is_what_was_the_newest_when_the_task_began() -> None:
+    task, places = PublishRelease(repeat_release=True), iter(["the first", "the second"])
+    run: Any = SimpleNamespace(published_place=lambda: next(places))
+    assert [task._repeated(run), task._repeated(run)] == ["the first", "the first"]
+
+
+def test_what_another_process_repaired_is_read_once_and_known_then(tmp_path: Path) -> None:
+    run = RepairRun(blob_tasks(tmp_path / "archive", 4096)[0].moving.manifest, FileSystemArchive(tmp_path / "archive"))
+    data = b"x" * 4096
+    blob = Blob(sha1(data), len(data), ("0.csv",), sha1(data))
+    file = tmp_path / "archive" / "workspace" / "sample" / "blobs" / blob.digest[:2] / blob.digest
+    assert not run.is_there(blob)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(data)
+    assert run.is_there(blob)
+    file.unlink()
+    assert run.is_there(blob)
+
+
+def test_a_repair_is_over_when_the_last_blob_is_accounted_for(tmp_path: Path) -> None:
+    run = RepairRun(blob_tasks(tmp_path / "archive", 1, 2)[0].moving.manifest, FileSystemArchive(tmp_path / "archive"))
+    ends: list[bool] = []
+    audit: Any = SimpleNamespace(damaged={"0.1.0": run.blobs})
+    run.follow(audit, lambda: ends.append(run.is_over))
+    for blob in run.blobs:
+        assert ends == []
+        run.progress.finished(blob.paths[0], blob.size, None, True)
+        run._close_if_over()
+    assert ends == [True]

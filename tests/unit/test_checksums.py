@@ -562,3 +562,10 @@ def test_one_bad_file_does_not_hide_the_digests_of_the_others(folder: Path) -> N
 
 def test_no_files_are_no_work(tmp_path: Path) -> None:
     assert hash_files(tmp_path, {}, HashCache(tmp_path / "digests.sqlite")) == ({}, {})
+
+
+def test_a_cache_that_gives_something_else_than_digests_is_thrown_away(tmp_path: Path) -> None:
+    file = tmp_path / "digests.sqlite3"
+    HashCache(file).store(tmp_path, [("a.csv", Stamp(1, 2, 3, 4), "Z" * 40)])
+    assert HashCache(file).load(tmp_path) == {}
+    assert not file.exists()

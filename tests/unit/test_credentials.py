@@ -298,6 +298,9 @@ def test_a_credential_file_that_cannot_be_read_is_one_sentence(files: Path) -> N
     file.unlink()
     file.mkdir()
     assert f"The credential file {file} cannot be used: it is not a regular file;" in refusal()
+    file.rmdir()
+    file.symlink_to(file)
+    assert f"The credential file {file} cannot be used: too many levels of symbolic links;" in refusal()
 
 
 def test_a_variable_that_is_no_text_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

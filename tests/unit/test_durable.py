@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.durable import Staging, is_taken, sync_folder, write_file
+from pipeline.durable import Staging, is_taken, sync_folder, sync_upwards, write_file
 from pipeline.folders import make_folders
 from pipeline.locks import locks_for
 from tests.disk import Disk, linux_only
@@ -210,3 +210,7 @@ def test_a_name_is_taken_by_anything_that_has_it(tmp_path: Path) -> None:
     assert taken == {"file": True, "folder": True, "link": True, "nothing": False}
     with pytest.raises(NotADirectoryError):
         is_taken(tmp_path / "file" / "below")
+
+
+def test_the_root_has_no_parents_to_make_durable() -> None:
+    sync_upwards(Path(os.path.abspath(os.sep)))

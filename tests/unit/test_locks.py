@@ -267,3 +267,18 @@ def test_a_forked_process_does_not_take_the_locks_of_its_parent_for_its_own(tmp_
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_a_folder_that_is_removed_again_and_again_is_an_error(
+    locks: BlobLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def removed(*file: Any) -> int:
+        tried.append(file)
+        raise FileNotFoundError
+
+    monkeypatch.setattr("pipeline.locks.Folders.open_shared", removed)
+    with pytest.raises(FileNotFoundError):
+        locks.acquire([A])
+    assert len(tried) == 1000

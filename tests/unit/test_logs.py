@@ -1,10 +1,13 @@
-"""A log line is one JSON object, also where an error is logged with its traceback."""
+"""What is logged and shown: a log line is one JSON object, and a bar tells names where they are asked for."""
 
 import json
 import logging
 import sys
 
+import pytest
+
 from pipeline.logs import JSONLines
+from pipeline.progress import Progress
 
 
 def line_of(error: BaseException | None) -> str:
@@ -27,3 +30,12 @@ def test_an_error_is_in_the_line_with_its_traceback() -> None:
 
 def test_where_there_is_no_error_the_line_tells_of_none() -> None:
     assert "exception" not in json.loads(line_of(None))
+
+
+@pytest.mark.parametrize(("names_shown", "lines"), [(True, 2), (False, 1)])
+def test_bars_have_a_line_for_names_where_they_are_to_be_shown(names_shown: bool, lines: int) -> None:
+    progress = Progress("sample", 1, 10, names_shown=names_shown)
+    progress._show_bars()
+    assert len(progress._bars) == lines
+    progress.close()
+    assert not progress._bars

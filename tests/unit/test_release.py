@@ -20,6 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pipeline.documents
+from pipeline.archives.cdcs.contents import SEAL, is_sealed
 from pipeline.documents import dump_mapping, load_mapping
 from pipeline.errors import RecordError
 from pipeline.release import (
@@ -773,3 +774,17 @@ def test_a_large_honest_record_is_read_in_a_moment() -> None:
     started = time.monotonic()
     assert len(ReleaseRecord.parse(data, "here").blobs) == 10_000
     assert time.monotonic() - started < 5
+
+
+def test_what_is_nested_too_deeply_to_be_compared_is_refused() -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(100_000):
+        nested = {"a": nested}
+    with pytest.raises(RecordError, match="the record is nested too deeply"):
+        ReleaseRecord(a_record(workflow=nested)).same_release(ReleaseRecord(a_record()))
+    with pytest.raises(RecordError, match="it is nested too deeply"):
+        is_sealed({"workflow": nested, SEAL: "0" * 40})
+
+
+def test_an_alias_of_a_value_is_followed() -> None:
+    assert load_mapping(b"a: &x 0.5\nb: *x\n", "it") == {"a": 0.5, "b": 0.5}
