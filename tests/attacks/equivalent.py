@@ -36,6 +36,16 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "if time.monotonic() - self._synced_at > _LONGEST_UNSYNCED_SECONDS:",
             "if time.monotonic() - self._synced_at >= _LONGEST_UNSYNCED_SECONDS:",
         ),
+        (
+            "transfer.py",
+            "if group and (files + len(move.targets) > most or nbytes > _GROUP_BYTES):",
+            "if group and (files + len(move.targets) > most or nbytes >= _GROUP_BYTES):",
+        ),
+        (
+            "transfer.py",
+            "chunk = min(self._chunk, move.size - there + 1)",
+            "chunk = min(self._chunk, move.size - there + 2)",
+        ),
     ),
     "Only how often it is tried is another.": (
         ("locks.py", "_ATTEMPTS = 1000", "_ATTEMPTS = 2000"),
@@ -88,6 +98,9 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             'if mode & ~0o666 or hasattr(os, "fchmod"):',
         ),
     ),
+    "The owner may write what could be opened, and that bit is not in the mask.": (
+        ("transfer.py", 'if mode & ~0o666 and hasattr(os, "fchmod"):', 'if mode & ~876 and hasattr(os, "fchmod"):'),
+    ),
     "Only how many threads there are, or how soon there are more, is another.": (
         ("workers.py", "TICK_SECONDS = 0.2", "TICK_SECONDS = 1.2"),
         ("workers.py", "_LOOK_SECONDS = 0.05", "_LOOK_SECONDS = 1.05"),
@@ -122,6 +135,34 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "workers.py",
             "if todo and waits and self._useful < most:",
             "if todo and waits and self._useful <= most:",
+        ),
+        (
+            "workers.py",
+            "if todo and waits and self._useful < most:",
+            "if todo or waits and self._useful < most:",
+        ),
+        ("workers.py", "self._useful += more", "pass"),
+        (
+            "workers.py",
+            "more = min(self._useful, most - self._useful)",
+            "more = min(self._useful, most + self._useful)",
+        ),
+        (
+            "workers.py",
+            "waits = time.process_time() - busy < _BUSY * (time.monotonic() - began)",
+            "waits = time.process_time() - busy < _BUSY // (time.monotonic() - began)",
+        ),
+        (
+            "workers.py",
+            "self, function: Callable[[Item], None], items: Iterable[Item], nbytes: int = 0",
+            "self, function: Callable[[Item], None], items: Iterable[Item], nbytes: int = 1",
+        ),
+        (
+            "workers.py",
+            "def each(self, function: Callable[[Item], None], items: Iterable[Item], nbytes: int = 0) "
+            "-> dict[Item, Exception]:",
+            "def each(self, function: Callable[[Item], None], items: Iterable[Item], nbytes: int = 1) "
+            "-> dict[Item, Exception]:",
         ),
     ),
     "Any width that is longer than every id sorts alike.": (
