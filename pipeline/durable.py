@@ -60,6 +60,7 @@ class Staging:
             sync_folder(self.folder.parent)
             self.locks.remove_unless_used(lambda: self._remove_parts(folders))
             folders.rmdir(self.folder)
+            sync_folder(self.folder.parent)  # or it may be there again after a power failure
 
     def _remove_parts(self, folders: Folders) -> None:
         for name in folders.names(self.folder):

@@ -207,15 +207,19 @@ class FileSystemAuditor(Auditor):
             )
 
         staging = self.archive.staging(title, self.workspace)
-        failures = move_blobs([move(blob) for blob in blobs], staging, threads=threads, meter=meter)
+        failures = move_blobs(map(move, blobs), staging, threads=threads, meter=meter)
         self.tidy(title)
         return failures
 
     def tidy(self, title: str) -> None:
         """Remove the folder of parts, unless there are some that an interrupted upload will go on with."""
-        parts = self.archive.staging(title, self.workspace).folder.glob("*.part")
+        parts = self.archive.staging(title, self.workspace).folder
+        if parts.is_dir():
+            # A repair that was stopped may have named a blob or a record, and not made the name durable.
+            for folder, _, _ in os.walk(self._folder(title)):
+                sync_folder(folder)
         with suppress(OSError):
-            if not any(part.stat().st_size for part in parts):
+            if not any(part.stat().st_size for part in parts.glob("*.part")):
                 self.archive.tidy(title, self.workspace)
 
     def set_aside(self, title: str, name: str) -> None:

@@ -378,9 +378,12 @@ def fail_power(
     with scenery.stage(history.scene) as stage:
         disk = history.disk(scenery.before(history.scene), moment)
         disk.lay_out(stage.workshop.folder, dice, dice.choice(_SHARES) if share is None else share)
-        _lay_out_cache(stage.workshop.folder / "cache", history.cache, dice)
+        is_over = moment == len(history.events)
+        # Before the end, no audit has noted that it is finished.
+        cache = {name: data for name, data in history.cache.items() if is_over or "audit" not in name}
+        _lay_out_cache(stage.workshop.folder / "cache", cache, dice)
         found = stage.broken()
-        if moment == len(history.events):
+        if is_over:
             found += [f"although it was done, {sentence}" for sentence in stage.unfinished(is_tidy=False)]
         if and_complete:
             found += stage.completed()

@@ -17,6 +17,7 @@ from pipeline.archives.sources import ArchiveSource, ProjectSource, copied_recor
 from pipeline.errors import BlobDamagedError, PipelineError, RecordError
 from pipeline.release import Blob, ReleaseRecord
 from tests.audits import PUBLIC
+from tests.disk import Disk, linux_only
 from tests.support import Counting, sha1, tree
 
 FILES = {"a.csv": b"alpha", "b.csv": b"beta", "empty.csv": b""}
@@ -271,6 +272,19 @@ def test_what_an_interrupted_upload_will_go_on_with_stays(here: Place, left: byt
     part.write_bytes(left)
     here.auditor.tidy("sample")
     assert part.parent.exists() == bool(left)
+
+
+@linux_only
+def test_what_an_interrupted_repair_named_is_durable_before_its_traces_are_gone(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here.folder / ".partial").mkdir()
+    disk = Disk(monkeypatch, here.folder)
+    monkeypatch.setattr(os, "rmdir", lambda *folder, **where: disk.steps.append("rmdir"))
+    here.auditor.tidy("sample")
+    named = disk.steps[: disk.steps.index("rmdir")]
+    for folder in (".", "blobs", f"blobs/{ALPHA[:2]}", f"blobs/{BETA[:2]}", ".records", ".records/0.1.0"):
+        assert f"names in {folder}" in named
 
 
 def test_something_else_than_a_file_is_set_aside_too(here: Place) -> None:
