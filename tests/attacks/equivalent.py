@@ -46,6 +46,12 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "chunk = min(self._chunk, move.size - there + 1)",
             "chunk = min(self._chunk, move.size - there + 2)",
         ),
+        ("transfer.py", "group.folders.make(self._staging.folder)", "pass"),
+        (
+            "transfer.py",
+            "chunk = min(self._chunk, move.size - there + 1)",
+            "chunk = min(self._chunk, move.size + there + 1)",
+        ),
     ),
     "Only how often it is tried is another.": (
         ("locks.py", "_ATTEMPTS = 1000", "_ATTEMPTS = 2000"),
@@ -101,6 +107,7 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
     "The owner may write what could be opened, and that bit is not in the mask.": (
         ("transfer.py", 'if mode & ~0o666 and hasattr(os, "fchmod"):', 'if mode & ~876 and hasattr(os, "fchmod"):'),
     ),
+    "It is written over: no blob is empty.": (("transfer.py", "os.ftruncate(fd, 0)", "os.ftruncate(fd, 1)", 2),),
     "Only how many threads there are, or how soon there are more, is another.": (
         ("workers.py", "TICK_SECONDS = 0.2", "TICK_SECONDS = 1.2"),
         ("workers.py", "_LOOK_SECONDS = 0.05", "_LOOK_SECONDS = 1.05"),
@@ -163,6 +170,16 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "-> dict[Item, Exception]:",
             "def each(self, function: Callable[[Item], None], items: Iterable[Item], nbytes: int = 1) "
             "-> dict[Item, Exception]:",
+        ),
+        (
+            "workers.py",
+            "if todo and waits and self._useful < most:",
+            "if todo and waits or self._useful < most:",
+        ),
+        (
+            "workers.py",
+            "self._useful = min(self._threads, max(self._useful, os.cpu_count() or 1))",
+            "self._useful = min(self._threads, max(self._useful, os.cpu_count() or 2))",
         ),
     ),
     "Any width that is longer than every id sorts alike.": (

@@ -209,12 +209,12 @@ class Stage:
         known = known | {wrong.replace("is damaged", "is missing") for wrong in known}
         return [*sorted(set(wrong_in(folder)) - known), *(f"{path} is lost or changed" for path in lost)]
 
-    def completed(self) -> list[str]:
+    def completed(self, is_tidy: bool = True) -> list[str]:
         """Run the operation without trouble, and return what is not as if there had never been any."""
         outcome = self.run()
         if outcome.code:
             return [f"the same command ends with {outcome.code}: {outcome.output}"]
-        return self.unfinished()
+        return self.unfinished(is_tidy)
 
     def unfinished(self, is_tidy: bool = True) -> list[str]:
         """Return in what the folder differs from that of an operation without trouble.

@@ -455,3 +455,38 @@ def test_parts_that_would_be_written_through_a_link_are_a_failure_of_their_group
     assert not (desk.folder / "bad").exists()
     desk.staging.folder.unlink()
     assert not is_locked(desk, bad)
+
+
+class Endless(io.RawIOBase):
+    """A source that goes on when all has been read."""
+
+    given = 0
+
+    def readinto(self, buffer: Any) -> int:
+        """Give as much as is asked for."""
+        assert self.given < 1000, "it is not given up"
+        self.given += len(buffer)
+        buffer[:] = b"x" * len(buffer)
+        return len(buffer)
+
+
+def test_a_source_that_never_ends_is_given_up(desk: Desk) -> None:
+    source = Endless()
+    blob = replace(desk.blob("a.csv", b"alpha"), source=lambda offset: contextlib.nullcontext(source))
+    assert str(desk.move(blob, chunk=100)[blob.digest]) == "a.csv is wrong"
+    assert source.given == 6
+
+
+class Hesitant(io.FileIO):
+    """A file of which each reading gives little."""
+
+    def readinto(self, buffer: Any) -> int:
+        """Give two bytes."""
+        return super().readinto(memoryview(buffer)[:2])
+
+
+def test_a_file_that_gives_little_at_a_time_is_read_to_its_end(desk: Desk) -> None:
+    (desk.folder / "source").write_bytes(b"alpha")
+    blob = replace(desk.blob("a.csv", b"alpha"), source=lambda offset: Hesitant(desk.folder / "source"))
+    assert desk.move(blob) == {}
+    assert (desk.folder / "a.csv").read_bytes() == b"alpha"
