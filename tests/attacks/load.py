@@ -21,6 +21,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import pipeline.archives.cdcs.uploads
 import pipeline.checksums
 import pipeline.manifest
 import pipeline.report
@@ -165,6 +166,7 @@ def compress_time() -> None:
     pipeline.checksums._MOST_FOLDERS = FOLDERS_IN_CACHE
     pipeline.manifest._DAY_SECONDS = 1e-3  # type: ignore[assignment]  # a shorter day than a whole second
     pipeline.report._NIGHTS_SHOWN = 3
+    pipeline.archives.cdcs.uploads._INDEX_SECONDS = 1e-3
 
 
 class Nights:
