@@ -165,7 +165,13 @@ class Auditor:
         return {blob.digest: error for blob in blobs}
 
     def tidy(self, title: str) -> None:
-        """Remove what an interrupted repair left."""
+        """Make durable what an interrupted repair put in place, and remove what else it left.
+
+        Raises
+        ------
+        OSError
+            When it cannot be made durable.
+        """
 
     def set_aside(self, title: str, name: str) -> None:
         """Take a damaged blob that no record names out of the way.

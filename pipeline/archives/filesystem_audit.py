@@ -208,18 +208,27 @@ class FileSystemAuditor(Auditor):
 
         staging = self.archive.staging(title, self.workspace)
         failures = move_blobs(map(move, blobs), staging, threads=threads, meter=meter)
-        self.tidy(title)
+        self._remove_parts(title)
         return failures
 
     def tidy(self, title: str) -> None:
-        """Remove the folder of parts, unless there are some that an interrupted upload will go on with."""
-        parts = self.archive.staging(title, self.workspace).folder
-        if parts.is_dir():
-            # A repair that was stopped may have named a blob or a record, and not made the name durable.
+        """Make durable what interrupted repairs named, and remove their parts.
+
+        Raises
+        ------
+        OSError
+            When it cannot be made durable.
+        """
+        if self.archive.staging(title, self.workspace).folder.is_dir():
             for folder, _, _ in os.walk(self._folder(title)):
                 sync_folder(folder)
+            self._remove_parts(title)
+
+    def _remove_parts(self, title: str) -> None:
+        """Remove the folder of parts, unless there are some that an interrupted upload will go on with."""
+        parts = self.archive.staging(title, self.workspace).folder.glob("*.part")
         with suppress(OSError):
-            if not any(part.stat().st_size for part in parts.glob("*.part")):
+            if not any(part.stat().st_size for part in parts):
                 self.archive.tidy(title, self.workspace)
 
     def set_aside(self, title: str, name: str) -> None:

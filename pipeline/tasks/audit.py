@@ -110,7 +110,11 @@ class AuditTitle(_Auditing):
             raise
         if repairs:
             yield repairs
-        run.finish_title(self.title)
+        try:
+            run.finish_title(self.title)
+        except OSError as error:
+            run.title_failed(self.title, error)
+            raise StorageError(explain(error)) from error
 
     def _announce(self, message: str, percentage: int) -> None:
         touch_reports()

@@ -10,17 +10,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import atheris
-
-# Import hooks find what is imported now; the readers import the package.
-with atheris.instrument_imports(include=["pipeline"]):
-    from tests.attacks import fuzz
-
 _LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=4096", "-verbosity=0", "-print_final_stats=1")
 
 
 def guide(name: str, seconds: int) -> None:
     """Fuzz a target in this process; libFuzzer ends it."""
+    import atheris
+
+    # The readers import the package: it must not be imported before.
+    with atheris.instrument_imports(include=["pipeline"]):
+        from tests.attacks import fuzz
+
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(fuzz.TARGETS[name].seeds):
             Path(corpus, str(number)).write_bytes(seed)
@@ -32,11 +32,13 @@ def guide(name: str, seconds: int) -> None:
 def main() -> None:
     """Fuzz all targets, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m tests.attacks.guided", description=__doc__.splitlines()[0])
-    parser.add_argument("target", nargs="?", choices=sorted(fuzz.TARGETS))
+    parser.add_argument("target", nargs="?", help="one of those of fuzz.py")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: %(default)s)")
     options = parser.parse_args()
     if options.target:
         guide(options.target, options.seconds)
+    from tests.attacks import fuzz
+
     failed = []
     for name in fuzz.TARGETS:
         print(f"--- {name}", flush=True)
