@@ -1,5 +1,6 @@
 """What the tasks of blobs and of audits tell the scheduler: how many are one batch, and how far they are."""
 
+import errno
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 
 from pipeline.archives import FileSystemArchive
 from pipeline.archives.filesystem import create_archive
-from pipeline.errors import ReleaseExistsError
+from pipeline.errors import ReleaseExistsError, StorageError
 from pipeline.manifest import Manifest
 from pipeline.release import BYTES, FILE, FILE_TYPE, FOLDER, ITEM, PATH, SHA1, Blob, ReleaseRecord
 from pipeline.tasks.audit import AuditTitle
@@ -225,3 +226,22 @@ def test_a_repair_is_over_when_the_last_blob_is_accounted_for(tmp_path: Path) ->
         run.progress.finished(blob.paths[0], blob.size, None, True)
         run._close_if_over()
     assert ends == [True]
+
+
+def test_an_audit_whose_repairs_cannot_be_made_durable_fails_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Exception] = []
+
+    def fail(title: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/srv/archive/blobs")
+
+    auditing = SimpleNamespace(
+        audit_of=lambda title: SimpleNamespace(check=lambda announce: None),
+        note_found=lambda title: None,
+        repairs_of=lambda title: [],
+        finish_title=fail,
+        title_failed=lambda title, error: told.append(error),
+    )
+    monkeypatch.setattr(AuditTitle, "auditing", auditing)
+    with pytest.raises(StorageError, match="^/srv/archive: the disk is full; make room"):
+        list(AuditTitle(archive="/srv/archive", title="sample").run())
+    assert [error.errno for error in told if isinstance(error, OSError)] == [errno.ENOSPC]
