@@ -353,7 +353,7 @@ class RepairRun(Run):
             self.there[blob.digest] = ""
         return blob.digest in self.there
 
-    def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
+    def _move(self, blobs: Sequence[Blob]) -> tuple[dict[str, str], dict[str, Exception]]:
         mirror = get_interface(self.manifest.source).auditor(self.manifest.source_workspace)
         source = HealingSource(mirror, blobs, self.record)
         failures = self.auditor.heal_blobs(blobs, self.record, source, threads=self.threads, meter=self.progress)
@@ -362,7 +362,7 @@ class RepairRun(Run):
             for blob in blobs:
                 if blob.digest in failures:
                     self._audit.not_healed(blob, self.record.version, failures[blob.digest])
-        return failures
+        return {blob.digest: "" for blob in blobs if blob.digest not in failures}, failures
 
     def _close_if_over(self) -> None:
         if self.progress.accounted >= len(self.missing):

@@ -132,8 +132,8 @@ class Run(ABC):
         """Ask where the blobs go to which of them are there, and what their PIDs are."""
 
     @abstractmethod
-    def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
-        """Move blobs and return those that failed, digest to error."""
+    def _move(self, blobs: Sequence[Blob]) -> tuple[dict[str, str], dict[str, Exception]]:
+        """Move blobs and return those that are in place, digest to PID, and those that failed, digest to error."""
 
     def is_finished(self) -> bool:
         """Tell whether the release is whole where it goes to."""
@@ -187,10 +187,8 @@ class Run(ABC):
         """
         self.progress.announce = announce
         missing = [blob for blob in blobs if blob.digest not in self.there]
-        failures = self._move(missing)
-        for blob in missing:
-            if blob.digest not in failures:
-                self.there.setdefault(blob.digest, "")
+        moved, failures = self._move(missing)
+        self.there.update(moved)
         self._close_if_over()
         if failures:
             raise BlobsFailedError([(b.paths[0], failures[b.digest]) for b in missing if b.digest in failures])
@@ -277,8 +275,8 @@ class ArchivingRun(Run):
         found = self.archive.find_blobs(self.blobs, self.record.title_versionless, self.manifest.workspace)
         return (self._there or {}) | found
 
-    def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
-        pids, failures = self.archive.upload_blobs(
+    def _move(self, blobs: Sequence[Blob]) -> tuple[dict[str, str], dict[str, Exception]]:
+        return self.archive.upload_blobs(
             blobs,
             self.source,
             self.record,
@@ -286,8 +284,6 @@ class ArchivingRun(Run):
             threads=self.threads,
             meter=self.progress,
         )
-        self.there.update(pids)
-        return failures
 
     def published(self) -> dict[str, Any] | None:
         """Return the record of this version that is in the archive, or None."""
@@ -450,14 +446,15 @@ class FetchRun(Run):
         with Progress(f"checking {self.manifest.directory}", 0, self.record.nbytes) as progress:
             return dict.fromkeys(self.destination.verified(threads=self.threads, meter=progress), "")
 
-    def _move(self, blobs: Sequence[Blob]) -> dict[str, Exception]:
-        return self.destination.fetch(
+    def _move(self, blobs: Sequence[Blob]) -> tuple[dict[str, str], dict[str, Exception]]:
+        failures = self.destination.fetch(
             blobs,
             lambda blob, offset: self.archive.open_blob(blob, self.record.content, self.manifest.workspace, offset),
             threads=self.threads,
             meter=self.progress,
             chunk=CHUNK,
         )
+        return {blob.digest: "" for blob in blobs if blob.digest not in failures}, failures
 
     def is_finished(self) -> bool:
         """Tell whether everything of the release is in the folder."""

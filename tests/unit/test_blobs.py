@@ -242,6 +242,6 @@ def test_an_audit_whose_repairs_cannot_be_made_durable_fails_with_a_sentence(mon
         title_failed=lambda title, error: told.append(error),
     )
     monkeypatch.setattr(AuditTitle, "auditing", auditing)
-    with pytest.raises(StorageError, match="^/srv/archive: the disk is full; make room"):
+    with pytest.raises(StorageError, match=r"^/srv/archive: the disk is full; make room"):
         list(AuditTitle(archive="/srv/archive", title="sample").run())
     assert [error.errno for error in told if isinstance(error, OSError)] == [errno.ENOSPC]

@@ -280,11 +280,9 @@ class Site:
                 return done
             if not again:
                 self._given_up = attempts is None
-                unavailable = SiteUnavailableError(
-                    f"{failed} Tried {_times(number)}; run again later, or ask the site."
-                )
-                unavailable.is_hopeless = failed.of_site
-                raise unavailable
+                given_up = SiteUnavailableError(f"{failed} Tried {_times(number)}; run again later, or ask the site.")
+                given_up.is_hopeless = failed.of_site
+                raise given_up
 
     def pause(self, number: int, least: float = 0.0) -> None:
         """Wait after the failure of an attempt, the longer the more failed, and at least `least` seconds."""
