@@ -88,7 +88,7 @@ class AuditTitle(_Auditing):
 
     def complete(self) -> bool:
         """Tell whether the title was audited for this night, and is intact."""
-        with contextlib.suppress(PipelineError):
+        with contextlib.suppress(PipelineError, OSError):  # running says what is wrong
             return self.auditing.result_of(self.title) is not None
         return False
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import luigi
 import luigi.interface
 
-from ..errors import ManifestError, printable
+from ..errors import PipelineError, printable
 from ..manifest import format_ranges, parse_ranges
 from ..release import Blob
 from .base import HIDDEN, ManifestTask
@@ -154,7 +154,7 @@ class BlobTask(ManifestTask):
             if self.single is not None:
                 return self.moving.is_there(self.single)
             return all(map(self.moving.is_there, self.members()))
-        except (ManifestError, OSError):
+        except (PipelineError, OSError):
             return False
 
     def perform(self) -> None:

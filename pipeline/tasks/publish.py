@@ -8,7 +8,7 @@ import luigi
 from ..archives import ArchiveInterface, FileSystemArchive, is_url
 from ..archives.filesystem import MARKER, create_archive
 from ..checksums import hash_files
-from ..errors import ArchiveError, ProjectError, ReleaseExistsError, ReleaseFileError, printable
+from ..errors import ArchiveError, PipelineError, ProjectError, ReleaseFileError, printable
 from ..manifest import Manifest
 from ..names import check_folder_name, normalize_title, record_title
 from ..progress import Progress, format_bytes, log
@@ -73,7 +73,7 @@ class UploadReleaseRecord(ManifestTask):
         run.expect_changes()
         try:
             return run.is_finished()
-        except (ReleaseExistsError, OSError):
+        except (PipelineError, OSError):
             return False  # somebody was faster, with other content, or it cannot be seen; running says so
 
     def perform(self) -> None:

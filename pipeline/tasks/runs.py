@@ -13,7 +13,7 @@ from ..archives import ArchiveInterface, get_interface, is_url
 from ..archives.sources import ArchiveSource, BlobSource, ProjectSource, copied_record
 from ..checksums import CHUNK, HashCache
 from ..destination import Destination
-from ..errors import BlobNotThereError, BlobsFailedError, ManifestError, ReleaseExistsError, printable
+from ..errors import BlobNotThereError, BlobsFailedError, PipelineError, ReleaseExistsError, printable
 from ..manifest import Manifest
 from ..progress import Progress, format_bytes, log
 from ..project import Project, changed_files
@@ -55,10 +55,10 @@ def run_of(kind: type[AnyRun], digest: str) -> AnyRun:
 
 
 def known_run(kind: type[AnyRun], digest: str) -> AnyRun | None:
-    """Return the run of a manifest, or None where it is not known: then running the task says so."""
+    """Return the run of a manifest, or None where it is not known here or has no archive: running the task says so."""
     try:
         return run_of(kind, digest)
-    except ManifestError:
+    except PipelineError:
         return None
 
 

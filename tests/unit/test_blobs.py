@@ -11,14 +11,15 @@ import pytest
 
 from pipeline.archives import FileSystemArchive
 from pipeline.archives.filesystem import create_archive
-from pipeline.errors import ReleaseExistsError, StorageError
+from pipeline.errors import ArchiveError, ReleaseExistsError, StorageError
 from pipeline.manifest import Manifest
 from pipeline.release import BYTES, FILE, FILE_TYPE, FOLDER, ITEM, PATH, SHA1, Blob, ReleaseRecord
 from pipeline.tasks.audit import AuditTitle
 from pipeline.tasks.audit_runs import RepairRun
 from pipeline.tasks.blobs import BIG_BYTES, _works_alone, tasks_for
+from pipeline.tasks.mirror import MirrorReleaseRecord
 from pipeline.tasks.publish import PublishRelease, UploadBlob, UploadReleaseRecord
-from pipeline.tasks.runs import UploadRun
+from pipeline.tasks.runs import UploadRun, manifest_folder
 from tests.support import sha1
 
 MIB = 2**20
@@ -184,17 +185,37 @@ def test_a_record_that_is_refused_and_not_there_is_an_error(tmp_path: Path, monk
         run.publish()
 
 
-@pytest.mark.parametrize("error", [ReleaseExistsError("it is there already"), OSError("the disk does not answer")])
-def test_a_record_that_cannot_be_seen_is_not_complete(
+@pytest.mark.parametrize(
+    "error", [ReleaseExistsError("it is there already"), OSError("the disk does not answer"), ArchiveError("it is away")]
+)
+def test_what_cannot_be_seen_is_not_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    run = blob_tasks(tmp_path / "archive", 4096)[0].moving
+    (blob,) = blob_tasks(tmp_path / "archive", 4096)
+    mirrored, title = MirrorReleaseRecord(title="sample", version="0.1.0"), AuditTitle(title="sample")
 
-    def fail() -> bool:
+    def fail(*args: object) -> bool:
         raise error
 
-    monkeypatch.setattr(run, "is_finished", fail)
-    assert not UploadReleaseRecord(release="sample-v0.1.0", manifest=run.manifest.digest).complete()
+    monkeypatch.setattr(blob.moving, "is_finished", fail)
+    monkeypatch.setattr(blob.moving, "is_there", fail)
+    monkeypatch.setattr(mirrored, "done", blob.moving)
+    monkeypatch.setattr(AuditTitle, "auditing", SimpleNamespace(result_of=fail))
+    record = UploadReleaseRecord(release="sample-v0.1.0", manifest=blob.manifest)
+    assert [task.complete() for task in (record, blob, mirrored, title)] == [False] * 4
+
+
+def test_a_worker_that_does_not_see_the_archive_says_so_when_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (known,) = blob_tasks(tmp_path / "archive", 4096)
+    known.moving.manifest.save(manifest_folder())
+    monkeypatch.setattr("pipeline.tasks.runs._runs", {})
+    (tmp_path / "archive" / ".rmearchive").unlink()
+    task = UploadBlob(**known.param_kwargs)
+    assert (task.priority, task.resources, task.complete()) == (1, {}, False)
+    with pytest.raises(ArchiveError, match="is not an archive"):
+        task.run()
 
 
 def test_what_is_repeated_is_what_was_the_newest_when_the_task_began() -> None:
