@@ -15,11 +15,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tests.attacks.calls import REAL, Call, intercept
 from tests.attacks.scenes import SCENES, Scene, Scenery, Stage
-from tests.support import Outcome
+from tests.support import Outcome, Workshop
 
 SHORT = "short"
 # What may go wrong with each call.
@@ -54,6 +54,20 @@ _SQLITE = {
 _NEEDS_ROOM = {"write", "mkdir", "link", "fsync"}
 
 
+class Attacked(Protocol):
+    """What is run in folders of its own."""
+
+    @property
+    def workshop(self) -> Workshop:
+        """Where it is run."""
+
+    def folders(self) -> list[Path]:
+        """Return the folders that it reads and writes."""
+
+    def run(self, trouble: Callable[[], object]) -> Outcome:
+        """Run it to its end, in a process in which `trouble` is called first."""
+
+
 class Fault(NamedTuple):
     """Something that goes wrong.
 
@@ -82,12 +96,12 @@ def possible_faults(names: list[str]) -> Iterator[Fault]:
                 yield Fault(step, error, True)
 
 
-def calls_of(stage: Stage) -> list[str]:
+def calls_of(stage: Attacked) -> list[str]:
     """Run an operation and return the names of all calls that it makes."""
     return [name for name, _ in calls_about(stage)]
 
 
-def calls_about(stage: Stage) -> list[tuple[str, str]]:
+def calls_about(stage: Attacked) -> list[tuple[str, str]]:
     """Run an operation and return the names of all calls that it makes, each with the path that it is about."""
     told = stage.workshop.folder / "calls"
     with told.open("ab", buffering=0) as file:
@@ -101,7 +115,7 @@ def calls_about(stage: Stage) -> list[tuple[str, str]]:
     return [(name, path) for name, _, path in (line.partition(" ") for line in told.read_text().splitlines())]
 
 
-def strike(stage: Stage, fault: Fault) -> tuple[Outcome, str]:
+def strike(stage: Attacked, fault: Fault) -> tuple[Outcome, str]:
     """Run an operation with a fault, and return how it ended and which call failed."""
     told = stage.workshop.folder / "failed"
     outcome = stage.run(lambda: intercept(stage.folders(), _Failing(fault, told)))
@@ -150,14 +164,15 @@ class _Failing:
 def complaints(stage: Stage, fault: Fault) -> tuple[list[str], Counter[str]]:
     """Run an operation with a fault, and return what was not as it should be, and what the run came to."""
     outcome, call = strike(stage, fault)
-    found = [*_badly_ended(outcome), *stage.broken()]
+    found = [*badly_ended(outcome), *stage.broken()]
     if outcome.code == 0:
         found += stage.unfinished(is_tidy=False)
     found += stage.completed()
     return [f"{stage.scene.name}, {call}: {sentence}" for sentence in found], Counter({f"exit {outcome.code}": 1})
 
 
-def _badly_ended(outcome: Outcome) -> list[str]:
+def badly_ended(outcome: Outcome) -> list[str]:
+    """Return what is wrong with the end of a run in which a call failed."""
     sentences = [line for line in outcome.output.splitlines() if line.startswith("ERROR: ")]
     if "Traceback" in outcome.output or outcome.code not in (0, 30, 35) or (outcome.code and not sentences):
         return [f"it ended with {outcome.code}: {outcome.output}"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.attacks.calls import Call, intercept
-from tests.attacks.faults import calls_of
+from tests.attacks.faults import Attacked, calls_of
 from tests.attacks.scenes import SCENES, Scene, Scenery, Stage
 from tests.forked import ForkedRun
 from tests.support import Outcome
@@ -33,7 +33,7 @@ def killed_at(stage: Stage, step: int, has_links: bool = True, **options: object
     return stage.run(suicide(stage, step, has_links), **options)
 
 
-def suicide(stage: Stage, step: int, has_links: bool = True) -> Callable[[], None]:
+def suicide(stage: Attacked, step: int, has_links: bool = True) -> Callable[[], None]:
     """Return what makes a process kill itself before its call number `step`, perhaps where there are no hard links."""
     count = 0
 

@@ -143,10 +143,14 @@ class Round(Site):
 
     # --- what is done ---------------------------------------------------------------------------------------------
 
-    def run(self, trouble: str = "") -> Outcome:
+    def run(self, trouble: str | Callable[[], object] = "") -> Outcome:
         """Carry out the task."""
         options = {"workspace": self.workspace, **self.action.options(self)}
         return told_no_secret(self.workshop.run_with(trouble, self.action.task, **options))
+
+    def folders(self) -> list[Path]:
+        """Return the folders that the task reads and writes."""
+        return [self.workshop.folder / name for name in ("project", "fetched", "mirror", "cache")]
 
     # --- what is there afterwards ---------------------------------------------------------------------------------
 
@@ -174,6 +178,26 @@ class Round(Site):
             wrong.append("a fetched file has other bytes")
         assert_archive_is_sound(self.workshop.folder / "mirror") if not self.action.damages_folder else None
         return wrong
+
+    def wrong_after(self, attacked: Outcome, *, may_be_twice: bool = False, may_look_again: bool = False) -> list[str]:
+        """Run the task again, undisturbed, and return what was wrong before and is wrong then.
+
+        Parameters
+        ----------
+        attacked : Outcome
+            How the disturbed run ended.
+        may_be_twice : bool, optional
+            Whether the site may hold something twice.
+        may_look_again : bool, optional
+            Whether there may be something to do although the disturbed run was complete.
+        """
+        wrong = self.half_done() if attacked.code != 0 else []
+        again = self.run()
+        if again.code != 0:
+            return [*wrong, f"the same command did not complete afterwards: {again}"]
+        if attacked.code == 0 and not may_look_again and "Nothing to do" not in again.output:
+            wrong.append(f"there was something left to do: {attacked.output}\n{again.output}")
+        return wrong + self.wrong(may_be_twice)
 
     def _archives(self) -> Iterator[ArchiveInterface]:
         if self.action.has_site:
@@ -318,15 +342,7 @@ def carry_out(place: Place, attack: Attack) -> list[str]:
         place.attempts["struck" if struck else "came too late"] += 1
         place.attempts["complete" if attacked.code == 0 else "told"] += 1
         wrong = [f"it ended in a way that is not documented: {attacked}"] if not _is_an_end(attacked) else []
-        if attacked.code != 0:
-            wrong += site.half_done()
-        again = site.run()
-        if again.code != 0:
-            wrong.append(f"the same command did not complete afterwards: {again}")
-        elif attacked.code == 0 and "Nothing to do" not in again.output:
-            wrong.append(f"there was something left to do: {attacked.output}\n{again.output}")
-        if again.code == 0:
-            wrong += site.wrong(may_be_twice=attack.fault.name == LATE)
+        wrong += site.wrong_after(attacked, may_be_twice=attack.fault.name == LATE)
         return [f"{attack} ({struck}): {what}" for what in wrong]
 
 

@@ -186,11 +186,9 @@ def test_a_record_that_is_refused_and_not_there_is_an_error(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    "error", [ReleaseExistsError("it is there already"), OSError("the disk does not answer"), ArchiveError("it is away")]
+    "error", [ReleaseExistsError("it is there already"), OSError("the disk is silent"), ArchiveError("it is gone")]
 )
-def test_what_cannot_be_seen_is_not_complete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_what_cannot_be_seen_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     (blob,) = blob_tasks(tmp_path / "archive", 4096)
     mirrored, title = MirrorReleaseRecord(title="sample", version="0.1.0"), AuditTitle(title="sample")
 
