@@ -53,9 +53,9 @@ class Staging:
 
     def clear(self) -> None:
         """Remove the folder with all that interrupted runs left in it, unless another run is using it."""
-        if not self.folder.is_dir():
-            return
         with contextlib.suppress(OSError), self.folders() as folders:
+            if not self.folder.is_dir():
+                return
             # A run that was killed may have named what it wrote last, and not made the name durable.
             sync_folder(self.folder.parent)
             self.locks.remove_unless_used(lambda: self._remove_parts(folders))

@@ -27,6 +27,7 @@ FIRST = {
 }
 SECOND = {**FIRST, "a.txt": b"beta", "data/d.bin": _DICE.randbytes(5000)}
 LOOSE = b"named by no record"
+_REPORT = {"report_directory": "cache/reports"}
 _PUBLISH = {"project_directory": "project", "title": "sample", "archive": "archive"}
 # When a release was mirrored, and in which folder its archive was.
 _ACCIDENTAL = re.compile(rb'(?<="date": )"[^"]*"|(?<=")/[^"]*?/archive(?=[/"])')
@@ -113,10 +114,13 @@ SCENES = {
         Scene("publish", "PublishRelease", {**_PUBLISH, "release_version": "0.1.0", "create_archive": True}, _project),
         Scene("publish-next", "PublishRelease", {**_PUBLISH, "release_version": "0.2.0"}, _one_then_another_project),
         Scene(
-            "fetch", "FetchRelease", {"title": "sample", "archive": "archive", "destination": "fetched"}, _publish_both
+            "fetch",
+            "FetchRelease",
+            {"title": "sample", "archive": "archive", "destination": "fetched", **_REPORT},
+            _publish_both,
         ),
         Scene("mirror", "MirrorArchive", {"source": "archive", "destination": "mirror"}, _empty_mirror),
-        Scene("audit", "AuditArchive", {"archive": "archive", "repair_from": "mirror"}, _damaged_archive),
+        Scene("audit", "AuditArchive", {"archive": "archive", "repair_from": "mirror", **_REPORT}, _damaged_archive),
     )
 }
 
