@@ -272,7 +272,7 @@ def _all() -> Iterator[Fault]:
     yield Fault("cut", "answered by half of a head", _cut_head)
     yield Fault("twice", "answered twice", _answer_twice)
     yield Fault("twice", "answered twice, taken for later answers", _shift_answers, may_last=False)
-    yield Fault("another", "given the answer of a like request", _answer_of_another(True))
+    yield Fault("another", DENIED, _answer_of_another(True))
     yield Fault("another", "given the answer of another request", _answer_of_another(False))
     yield Fault("slow", "answered byte by byte", _trickle, may_last=False)
     yield Fault("slow", "answered slowly", _throttle)
@@ -289,4 +289,6 @@ def _all() -> Iterator[Fault]:
 
 # Nobody can know that it is still on its way: what it makes may be there twice.
 LATE = "seen by the server when the client had tried again"
+# Nobody can know that it has taken effect when each later answer is an old one, too: the same.
+DENIED = "given the answer of a like request"
 FAULTS = tuple(_all())

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from pipeline import ArchiveInterface, CDCSArchive, FileSystemArchive
 from pipeline.archives.filesystem import create_archive
 from pipeline.errors import BlobsFailedError, ReleaseRecordNotFoundError
-from tests.attacks.bad_network import FAULTS, LATE, BadNetwork, Fault
+from tests.attacks.bad_network import DENIED, FAULTS, LATE, BadNetwork, Fault
 from tests.audits import audit
 from tests.cdcs import IMPATIENT, Site, archive_of, make_archive, told_no_secret
 from tests.cdcs_server import CDCSServer
@@ -342,7 +342,8 @@ def carry_out(place: Place, attack: Attack) -> list[str]:
         place.attempts["struck" if struck else "came too late"] += 1
         place.attempts["complete" if attacked.code == 0 else "told"] += 1
         wrong = [f"it ended in a way that is not documented: {attacked}"] if not _is_an_end(attacked) else []
-        wrong += site.wrong_after(attacked, may_be_twice=attack.fault.name == LATE)
+        is_denied = attack.fault.name == DENIED and attack.lasting
+        wrong += site.wrong_after(attacked, may_be_twice=is_denied or attack.fault.name == LATE)
         return [f"{attack} ({struck}): {what}" for what in wrong]
 
 
