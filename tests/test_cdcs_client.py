@@ -572,6 +572,13 @@ def test_the_answer_to_another_question_is_not_taken_for_that_to_this_one() -> N
             assert ask(_at(site), 2).id == 2
 
 
+@pytest.mark.parametrize("ask", [CDCSClient.assign_blob, CDCSClient.attach_metadata])
+def test_what_a_broken_proxy_makes_up_does_not_make_a_blob_count_as_published(ask: Callable[..., None]) -> None:
+    with FakeSite(in_turn(lambda v: v.reply(200, []), lambda v: v.reply(200, {}))) as site:
+        ask(_at(site), 1, 2)
+        assert len(site.seen) == 2
+
+
 def test_an_expired_token_is_obtained_anew() -> None:
     tokens = iter(["first", "second"])
 
