@@ -61,8 +61,8 @@ _NO_LUIGID = (
 )
 # Of a task, Luigi found just after running it, or just before running what depends on it, that it is not complete.
 _NOT_SEEN = (
-    "What was done a moment ago is gone, or cannot be seen, because files were removed, or the disk or the network "
-    "drive did not answer; check them and run the same command again."
+    "What was done a moment ago is gone, or cannot be seen, because files were removed, or the disk, the network "
+    "drive or the site did not answer; check them and run the same command again."
 )
 
 logging.getLogger("luigi-interface").addFilter(_WithoutTraceback())
