@@ -16,10 +16,10 @@ Name: TypeAlias = str | os.PathLike[str]
 
 # Where the system has no such calls, as Windows, links are looked for just before.
 _HAS_HANDLES = {os.open, os.mkdir, os.rename, os.link, os.unlink, os.rmdir, os.stat} <= os.supports_dir_fd
-_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 # Never waits for somebody at the other end of a pipe.
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_READ_AND_WRITE = os.O_RDWR | os.O_CREAT | _NO_LINK | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_READ_AND_WRITE = os.O_RDWR | os.O_CREAT | _NO_LINK | getattr(os, "O_BINARY", 0)
 _ANSWERS_OF_LINKS_AND_SOCKETS = (errno.ELOOP, errno.EMLINK, errno.ENXIO)
 _MOST_OPEN = 256
 _NO_HANDLE = -1
