@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import signal
@@ -84,6 +85,14 @@ def test_what_is_given_up_is_free_for_another_run(locks: BlobLocks, file: Path) 
         assert theirs == {B}
 
 
+def test_a_lock_is_given_up_without_that_on_the_next_byte(locks: BlobLocks, file: Path) -> None:
+    first, next_ = "0" * 12 + "a" * 28, "0" * 11 + "1" + "b" * 28
+    locks.acquire([first, next_])
+    locks.release([first])
+    with other_run(file, first, next_) as theirs:
+        assert theirs == {first}
+
+
 def test_digests_that_begin_alike_are_locked_apart(locks: BlobLocks, file: Path) -> None:
     zeros = ["0" * 40, "0" * 11 + "1" * 29, "f" * 40, "f" * 11 + "e" * 29]
     locks.acquire(zeros[::2])
@@ -103,6 +112,38 @@ def test_a_run_that_waits_goes_on_when_the_lock_is_given_up(locks: BlobLocks) ->
     assert locks.acquire([A]) == set()
 
 
+def test_a_run_that_waits_says_so_once_and_looks_ten_times_a_second(
+    locks: BlobLocks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(locks._changed, "wait", waits.append)
+    ticks = itertools.count(1)
+    locks.acquire([A])
+    with caplog.at_level(logging.INFO, "pipeline"):
+        locks.wait(A, "a.csv", lambda: locks.release([A] if next(ticks) == 3 else []))
+    assert waits == [0.1] * 3
+    assert caplog.messages == ["a.csv: another run is writing this; waiting for it."]
+
+
+def test_a_run_that_waits_is_woken_as_soon_as_the_lock_is_given_up(
+    locks: BlobLocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, waits, woken = locks._changed.wait, threading.Event(), []
+
+    def wait_for_long(_: float) -> None:
+        waits.set()
+        woken.append(wait(PATIENCE / 10))
+
+    monkeypatch.setattr(locks._changed, "wait", wait_for_long)
+    locks.acquire([A])
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(locks.wait, A, "a.csv", lambda: None)
+        assert waits.wait(PATIENCE)
+        locks.release([A])
+        waiting.result(PATIENCE)
+    assert woken == [True]
+
+
 def test_a_lock_is_not_lost_when_its_file_is_removed_by_a_run_that_had_finished(locks: BlobLocks, file: Path) -> None:
     locks.acquire([A])
     locks.release([A])
@@ -120,6 +161,34 @@ def test_a_lock_is_not_lost_when_its_file_is_another_one_by_now(locks: BlobLocks
     with other_run(file, B) as theirs:
         assert theirs == {B}
         assert locks.acquire([A, B]) == {A}
+
+
+def test_a_lock_is_not_lost_when_its_file_is_removed_just_before_it_is_taken(
+    locks: BlobLocks, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, removed = module._lock, []
+
+    def be_late(fd: int, offset: int, nbytes: int) -> None:
+        if not removed:
+            removed.append(file)
+            file.unlink()
+        lock(fd, offset, nbytes)
+
+    monkeypatch.setattr(module, "_lock", be_late)
+    assert locks.acquire([A]) == {A}
+    assert removed
+    with other_run(file, A, B) as theirs:
+        assert theirs == {B}
+
+
+def test_locks_are_given_also_when_somebody_removed_the_file_of_those_that_are_held(
+    locks: BlobLocks, file: Path
+) -> None:
+    locks.acquire([A])
+    file.unlink()
+    assert locks.acquire([B]) == {B}
+    with other_run(file, B, C) as theirs:
+        assert theirs == {C}
 
 
 def test_a_folder_that_is_removed_in_between_is_made_again(
@@ -236,15 +305,29 @@ def test_a_file_that_was_removed_by_another_run_protects_nothing(
     assert file.exists()
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc to see what a process has open")
 def test_nothing_stays_open_when_a_run_is_done(locks: BlobLocks, file: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = opened()
     locks.acquire([A])
-    locks.release([A])
+    locks.acquire([B])
+    locks.release([A, B])
+    assert opened() == before
     locks.remove_unless_used(lambda: None)
     with other_run(file, A):
+        between = opened()
         locks.remove_unless_used(lambda: None)
-    assert len(os.listdir("/proc/self/fd")) == before
+        assert opened() == between
+        with pytest.raises(KeyboardInterrupt):
+            locks.wait(A, "a.csv", interrupt)
+        assert opened() == between
+    assert opened() == before
 
 
 def test_there_is_one_object_for_a_folder_whatever_it_is_called(tmp_path: Path) -> None:
