@@ -3,15 +3,25 @@
 import contextlib
 import errno
 import os
+import stat
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.durable import Staging, is_taken, sync_folder, sync_upwards, write_file
+from pipeline.durable import (
+    Staging,
+    is_taken,
+    make_private_file,
+    make_private_folder,
+    sync_folder,
+    sync_upwards,
+    write_file,
+)
 from pipeline.folders import make_folders
 from pipeline.locks import locks_for
 from tests.disk import Disk, linux_only
@@ -71,6 +81,7 @@ def test_nothing_is_left_of_the_writing_of_a_small_file(
     staging: Staging, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "record.yml"
+    locks = staging.locks
     if fault == "taken":
         target.write_bytes(b"other")
     if fault == "no space":
@@ -81,7 +92,15 @@ def test_nothing_is_left_of_the_writing_of_a_small_file(
         with pytest.raises(OSError, match="File exists" if fault == "taken" else "No space"):
             write_file(DATA, target, staging, exclusive=True)
     assert not list(staging.folder.glob("*.part"))
-    assert locks_for(staging.folder).acquire([lock_key(target)]), "the lock is given up"
+    assert locks.acquire([lock_key(target)]), "the lock is given up"
+
+
+def test_nothing_of_what_a_killed_run_left_is_in_a_small_file(staging: Staging, tmp_path: Path) -> None:
+    target = tmp_path / "record.yml"
+    staging.make()
+    Path(staging.part(lock_key(target))).write_bytes(DATA + b"4,5,6\n")
+    write_file(DATA, target, staging, exclusive=True)
+    assert target.read_bytes() == DATA
 
 
 def test_a_small_file_waits_for_another_run_that_writes_it(
@@ -121,6 +140,13 @@ def test_a_folder_that_cannot_be_made_durable_is_an_error(tmp_path: Path, monkey
         sync_folder(tmp_path)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no way to sync a folder")
+def test_what_is_no_folder_is_not_taken_for_a_durable_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        sync_folder(tmp_path / "file")
+
+
 @pytest.mark.parametrize("number", [0, errno.EINVAL, errno.EIO])
 def test_no_folder_stays_open(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, closed = [], []
@@ -151,7 +177,10 @@ def test_making_folders_tells_which_folders_have_new_names(tmp_path: Path) -> No
     assert make_folders(tmp_path / "a" / "d") == [tmp_path / "a"]
 
 
-def test_a_folder_that_another_run_makes_in_between_is_as_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("make", [make_folders, make_private_folder])
+def test_a_folder_that_another_run_makes_in_between_is_as_good(
+    make: Callable[[Path], list[Path] | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mkdir = Path.mkdir
 
     def make_more(folder: Path, *arguments: Any, **options: Any) -> None:
@@ -160,7 +189,8 @@ def test_a_folder_that_another_run_makes_in_between_is_as_good(tmp_path: Path, m
             mkdir(folder / "b")
 
     monkeypatch.setattr(Path, "mkdir", make_more)
-    assert make_folders(tmp_path / "a" / "b") == [tmp_path, tmp_path / "a"]
+    assert make(tmp_path / "a" / "b") == ([tmp_path, tmp_path / "a"] if make is make_folders else None)
+    assert (tmp_path / "a" / "b").is_dir()
 
 
 @linux_only
@@ -170,6 +200,27 @@ def test_the_folder_of_the_parts_is_durable_before_there_are_any(
     disk = Disk(monkeypatch, tmp_path)
     Staging(tmp_path / "title" / ".partial").make()
     assert disk.steps == ["names in .", "names in title"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows tells it when something is written")
+def test_a_file_where_the_folder_of_the_parts_belongs_is_an_error(staging: Staging) -> None:
+    staging.folder.touch()
+    with pytest.raises(NotADirectoryError, match=staging.folder.name):
+        staging.make()
+
+
+def test_clearing_makes_durable_what_a_killed_run_named_and_then_that_the_folder_is_gone(
+    staging: Staging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    staging.make()
+    part = Path(staging.part("0" * 40))
+    part.touch()
+    monkeypatch.setattr(
+        "pipeline.durable.sync_folder", lambda folder: synced.append((folder, part.exists(), staging.folder.exists()))
+    )
+    staging.clear()
+    assert synced == [(tmp_path, True, True), (tmp_path, False, False)]
 
 
 def test_clearing_removes_what_interrupted_runs_left(staging: Staging) -> None:
@@ -214,3 +265,34 @@ def test_a_name_is_taken_by_anything_that_has_it(tmp_path: Path) -> None:
 
 def test_the_root_has_no_parents_to_make_durable() -> None:
     sync_upwards(Path(os.path.abspath(os.sep)))
+
+
+@linux_only
+def test_the_names_of_a_folder_and_all_above_it_are_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    disk = Disk(monkeypatch, tmp_path)
+    sync_upwards(deep)
+    assert disk.steps == ["names in a/b", "names in a", "names in ."]
+
+
+@linux_only
+def test_other_file_systems_above_a_folder_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("pipeline.durable.sync_folder", synced.append)
+    sync_upwards(Path("/proc/self"))
+    assert synced == [Path("/proc/self"), Path("/proc")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights of users")
+def test_a_private_file_and_its_folders_are_for_this_user_only(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "deep" / "digests.sqlite"
+    make_private_file(file)
+    rights = [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent, file.parent.parent)]
+    assert rights == [0o600, 0o700, 0o700]
+    assert file.read_bytes() == b""
+    file.write_bytes(DATA)
+    make_private_file(file)
+    assert file.read_bytes() == DATA
