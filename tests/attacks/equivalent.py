@@ -7,6 +7,7 @@ and, where the module has several such lines, which of them.
 _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ...]] = {
     "Only how much is done at a time, or what is made ready early, is another.": (
         ("transfer.py", "_GROUP_FILES = 256", "_GROUP_FILES = 512"),
+        ("folders.py", "_MOST_OPEN = 256", "_MOST_OPEN = 512"),
         ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 1, 0"),
         ("transfer.py", "group, files, nbytes = [], 0, 0", "group, files, nbytes = [], 0, 1"),
         (
@@ -60,6 +61,35 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
     "Any number above zero is as good; zero is the lock on everything.": (
         ("locks.py", "return 1 + int(digest[:12], 16)", "return 2 + int(digest[:12], 16)"),
         ("locks.py", "return 1 + int(digest[:12], 16)", "return 1 + int(digest[:13], 16)"),
+        ("locks.py", "return 1 + int(digest[:12], 16)", "return 1 + int(digest[:12], 17)"),
+        ("locks.py", "_lock(self._fd, 0, _EVERYTHING)", "_lock(self._fd, 1, _EVERYTHING)"),
+    ),
+    "Any number below zero stands for nothing that is open.": (
+        ("locks.py", "self._fd = -1", "self._fd = -2", 1),
+        ("locks.py", "self._fd = -1", "self._fd = -2", 2),
+        ("folders.py", "_NO_HANDLE = -1", "_NO_HANDLE = -2"),
+    ),
+    "The file is opened when its folders are, so that it never gets the number zero.": (
+        ("locks.py", "if self._fd >= 0:", "if self._fd > 0:"),
+        ("locks.py", "if self._fd >= 0:", "if self._fd >= 1:"),
+        (
+            "locks.py",
+            "for attempt in range(_ATTEMPTS if self._fd < 0 else 0):",
+            "for attempt in range(_ATTEMPTS if self._fd <= 0 else 0):",
+        ),
+        (
+            "locks.py",
+            "for attempt in range(_ATTEMPTS if self._fd < 0 else 0):",
+            "for attempt in range(_ATTEMPTS if self._fd < 1 else 0):",
+        ),
+    ),
+    "There are more such calls on every system that has these.": (
+        (
+            "folders.py",
+            "_HAS_HANDLES = {os.open, os.mkdir, os.rename, os.link, os.unlink, os.rmdir, os.stat} "
+            "<= os.supports_dir_fd",
+            "_HAS_HANDLES = {os.open, os.mkdir, os.rename, os.link, os.unlink, os.rmdir, os.stat} < os.supports_dir_fd",
+        ),
     ),
     "Nothing is read of it: only the length that the site tells counts.": (
         (
