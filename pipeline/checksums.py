@@ -29,7 +29,7 @@ Stream: TypeAlias = BinaryIO | io.RawIOBase
 CHUNK = 2**20
 # What is only hashed stays in the cache of a processor.
 _HASHED_AT_ONCE = 2**18
-_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 _ALGORITHMS = {40: "sha1", 64: "sha256"}
 _HEX = frozenset("0123456789abcdef")
 # What is stored gets the highest number of all rows.
@@ -154,7 +154,10 @@ def hash_file(
     fd = open_regular(path)
     try:
         before = Stamp.of(os.fstat(fd))
-        for data in _chunks(fd, before.size):
+        left = before.size
+        # What grows is noticed by its stamp, and not read for ever.
+        while left and (data := os.read(fd, min(left, _HASHED_AT_ONCE))):
+            left -= len(data)
             digest.update(data)
             advance(len(data))
         if Stamp.of(os.fstat(fd)) != before:
@@ -162,18 +165,6 @@ def hash_file(
         return digest.hexdigest(), before
     finally:
         os.close(fd)
-
-
-def _chunks(fd: int, size: int) -> Iterator[bytes | memoryview]:
-    if size <= CHUNK:
-        left = size + 1
-        # What ends where it should need not be read once more; what grows is noticed by its stamp.
-        while left > 1 and (data := os.read(fd, left)):
-            left -= len(data)
-            yield data
-        return
-    with open(fd, "rb", buffering=0, closefd=False) as stream:
-        yield from read_chunks(stream, _HASHED_AT_ONCE)
 
 
 def read_chunks(stream: Stream, chunk: int) -> Iterator[bytes | memoryview]:
@@ -328,7 +319,6 @@ class HashCache:
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.unlink()
-        self._file = None
 
 
 def _read(connection: sqlite3.Connection, folder: Path, name: str) -> _Entries:

@@ -54,6 +54,16 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "chunk = min(self._chunk, move.size + there + 1)",
         ),
     ),
+    "Only of how many folders digests are remembered is another.": (
+        ("checksums.py", "_MOST_FOLDERS = 1000", "_MOST_FOLDERS = 2000"),
+    ),
+    "The flag is zero except on Windows.": (
+        (
+            "checksums.py",
+            '_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)',
+            '_READ = os.O_RDONLY & getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)',
+        ),
+    ),
     "Only how often it is tried is another.": (
         ("locks.py", "_ATTEMPTS = 1000", "_ATTEMPTS = 2000"),
         ("locks.py", "if attempt == _ATTEMPTS - 1:", "if attempt == _ATTEMPTS - 2:"),

@@ -1,5 +1,6 @@
 """Digests are right for any bytes and any way of reading them; the cache of digests saves time and never lies."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import checksums
 from pipeline.checksums import (
     CHUNK,
     HashCache,
@@ -155,6 +157,22 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, size: 
         hash_file(file, advance=interfere)
 
 
+@pytest.mark.parametrize("size", [10, 2 * CHUNK])
+def test_a_file_that_grows_as_fast_as_it_is_read_is_not_read_for_ever(tmp_path: Path, size: int) -> None:
+    file = tmp_path / "growing.csv"
+    file.write_bytes(bytes(size))
+    read: list[int] = []
+
+    def grow(count: int) -> None:
+        read.append(count)
+        assert sum(read) <= size
+        with file.open("ab") as stream:
+            stream.write(bytes(count))
+
+    with pytest.raises(SourceChangedError, match="changed while it was being read"):
+        hash_file(file, advance=grow)
+
+
 def test_reading_stops_when_the_caller_says_so(tmp_path: Path) -> None:
     file = tmp_path / "large.bin"
     file.write_bytes(bytes(3 * CHUNK))
@@ -289,9 +307,20 @@ def test_an_unchanged_file_is_not_read_again(folder: Path, tmp_path: Path) -> No
 def test_only_the_edited_file_is_read_again(folder: Path, tmp_path: Path) -> None:
     read_again(folder, HashCache(tmp_path / "digests.sqlite"))
     (folder / "b.csv").write_bytes(b"edited")
+    until_settled(folder)
     digests, read = read_again(folder, HashCache(tmp_path / "digests.sqlite"))
     assert digests["b.csv"] == hashlib.sha1(b"edited").hexdigest()
     assert read == len(b"edited")
+    assert read_again(folder, HashCache(tmp_path / "digests.sqlite")) == (digests, 0)
+
+
+def test_files_that_are_gone_are_forgotten(folder: Path, tmp_path: Path) -> None:
+    cache = HashCache(tmp_path / "digests.sqlite")
+    read_again(folder, cache)
+    (folder / "a.csv").rename(folder / "c.csv")
+    until_settled(folder)
+    read_again(folder, cache)
+    assert set(cache.load(folder)) == {"b.csv", "c.csv"}
 
 
 @posix_only
@@ -319,13 +348,17 @@ def test_a_file_that_changed_a_moment_before_it_was_read_is_not_trusted() -> Non
     assert not is_settled(Stamp(3, OLD, OLD + second, 1), OLD + second)
     assert not is_settled(Stamp(3, OLD + 3600 * second, OLD, 1), OLD + second)
     assert is_settled(Stamp(3, OLD, OLD, 1), OLD + second)
+    assert not is_settled(Stamp(3, OLD, OLD, 1), OLD + second // 50)
+    assert is_settled(Stamp(3, OLD, OLD, 1), OLD + second // 50 + 1)
 
 
-def test_a_clock_that_ticks_in_whole_seconds_needs_more_patience() -> None:
+@pytest.mark.parametrize("tick", [10**9, 10**6])
+def test_a_clock_that_ticks_in_whole_seconds_needs_more_patience(tick: int) -> None:
     second = 10**9
-    whole = 1_700_000_000 * second
+    whole = 1_700_000_000 * second + tick
     assert not is_settled(Stamp(3, whole, whole, 1), whole + second)
-    assert is_settled(Stamp(3, whole, whole, 1), whole + 3 * second)
+    assert not is_settled(Stamp(3, whole, whole, 1), whole + 2 * second)
+    assert is_settled(Stamp(3, whole, whole, 1), whole + 2 * second + 1)
 
 
 def test_only_what_cannot_change_unseen_is_remembered(tmp_path: Path) -> None:
@@ -403,6 +436,33 @@ def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     assert len(HashCache(tmp_path / "digests.sqlite").load(PROJECT)) == 6 * 20
 
 
+def test_nobody_writes_between_what_a_writer_reads_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "digests.sqlite"
+    HashCache(file).store(PROJECT, [("a", stamp_of(), SHA1)])
+    read = checksums._read
+
+    def read_and_try(*arguments: Any) -> Any:
+        other = sqlite3.connect(file, timeout=0, isolation_level=None)
+        with contextlib.closing(other), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        return read(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checksums, "_read", read_and_try)
+        HashCache(file).store(PROJECT, [("b", stamp_of(), SHA1)])
+    assert set(HashCache(file).load(PROJECT)) == {"a", "b"}
+
+
+def test_of_many_folders_those_are_forgotten_that_were_not_stored_for_the_longest_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checksums, "_MOST_FOLDERS", 2)
+    cache = HashCache(tmp_path / "digests.sqlite")
+    for name in ("one", "two", "one", "three"):
+        cache.store(Path(name), [("a", stamp_of(), SHA1)])
+    assert [name for name in ("one", "two", "three") if cache.load(Path(name))] == ["one", "three"]
+
+
 # A cache that cannot be used costs time and nothing else
 
 
@@ -470,11 +530,16 @@ def test_a_damaged_cache_is_not_left_open(tmp_path: Path, damage: Any, monkeypat
     [
         (str(OLD).encode(), str(OLD)[:-3].encode() + b"\x0c01"),
         (str(OLD).encode(), str(OLD)[:-1].encode() + b"\xff"),
+        (str(OLD).encode(), str(OLD)[:-1].encode() + b"9"),
         (SHA1.encode(), SHA1[:-1].encode() + b"/"),
+        (SHA1.encode(), SHA1[::-1].encode()),
         (SHA1.encode(), SHA1[:-1].encode() + b"\xff"),
         (b"CREATE TABLE", b"CREATE TAB\x8eE"),
     ],
-    ids=["a control character in a number", "no digit", "no digest", "no text", "schema"],
+    ids=[
+        *("a control character in a number", "no digit", "another number"),
+        *("no digest", "another digest", "no text", "schema"),
+    ],
 )
 def test_a_single_damaged_value_is_survived(tmp_path: Path, good: bytes, bad: bytes) -> None:
     file = filled(tmp_path / "digests.sqlite")
@@ -527,16 +592,25 @@ def test_a_read_only_cache_is_read_and_not_written(tmp_path: Path, monkeypatch: 
     assert len(HashCache(file).load(PROJECT)) == 20
 
 
-def test_a_cache_that_another_program_locks_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_another_program_locks_is_survived_and_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = filled(tmp_path / "digests.sqlite")
     connect = sqlite3.connect
     other = connect(file, isolation_level=None)
+    waited: list[float] = []
+
+    def connect_impatiently(path: Path, timeout: float) -> sqlite3.Connection:
+        waited.append(timeout)
+        return connect(path, timeout=0.05)
+
     try:
         other.execute("BEGIN EXCLUSIVE")
-        monkeypatch.setattr(sqlite3, "connect", lambda path, timeout: connect(path, timeout=0.05))
+        monkeypatch.setattr(sqlite3, "connect", connect_impatiently)
         assert_harmless(HashCache(file))
     finally:
         other.close()
+    assert len(waited) == 1
     assert len(HashCache(file).load(PROJECT)) == 20
 
 
@@ -558,6 +632,29 @@ def test_one_bad_file_does_not_hide_the_digests_of_the_others(folder: Path) -> N
     assert digests == {"a.csv": hashlib.sha1(b"content of a.csv").hexdigest()}
     assert isinstance(failures["absent.csv"], FileNotFoundError)
     assert isinstance(failures["b.csv"], SourceChangedError)
+
+
+def test_reading_a_large_file_stops_when_the_caller_is_interrupted(tmp_path: Path) -> None:
+    size = 2**29
+    with (tmp_path / "large.bin").open("wb") as stream:
+        stream.truncate(size)
+    stamps = {"large.bin": Stamp.of((tmp_path / "large.bin").stat())}
+    begun, interrupted = threading.Event(), threading.Event()
+    read: list[int] = []
+
+    def advance(count: int) -> None:
+        read.append(count)
+        begun.set()
+        interrupted.wait()
+
+    def tick() -> None:
+        if begun.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hash_files(tmp_path, stamps, HashCache(None), advance=advance, tick=tick)
+    assert sum(read) < size
 
 
 def test_no_files_are_no_work(tmp_path: Path) -> None:
