@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidVersionError
-from pipeline.versions import matches, parse_expressions, parse_version, precedence
+from pipeline.versions import is_version, matches, parse_expressions, parse_version, precedence
 
 # The chain that clause 11 of the specification gives, and its neighbours.
 CHAIN = [
@@ -85,6 +85,7 @@ def test_build_metadata_does_not_count(version: str, build: str, other: str) -> 
 @settings(deadline=None, max_examples=300)
 @given(st.text("0123.-+aZ_ v", max_size=12) | st.builds("{}+{}".format, VERSION, BUILD) | VERSION)
 def test_exactly_the_texts_of_the_specification_are_versions(text: str) -> None:
+    assert is_version(text) is bool(SUGGESTED.fullmatch(text))
     if SUGGESTED.fullmatch(text):
         assert str(parse_version(text)) == text
     else:
