@@ -347,6 +347,22 @@ def test_where_the_blobs_are_is_no_part_of_what_a_release_is() -> None:
     assert moved.same_release(record)
 
 
+def test_a_digest_that_only_the_pid_told_stays_when_the_archive_gives_another_pid() -> None:
+    digest = hashlib.sha256(b"abc").hexdigest()
+    record = ReleaseRecord(a_record({"a.csv": {ITEM: FILE, BYTES: 3, PID: digest}}))
+    moved = ReleaseRecord(copy.deepcopy(record.content))
+    moved.set_pids({digest: "https://archive.example/pid/1"})
+    assert ReleaseRecord(moved.content).blobs == [Blob(digest, 3, ("a.csv",), "https://archive.example/pid/1")]
+    assert moved.same_release(record)
+
+
+def test_a_pid_that_is_the_digest_tells_it_once() -> None:
+    digest = hashlib.sha256(b"abc").hexdigest()
+    record = ReleaseRecord(a_record({"a.csv": {ITEM: FILE, BYTES: 3, PID: digest}}))
+    record.set_pids({digest: digest})
+    assert record.content["project"] == {"a.csv": {ITEM: FILE, BYTES: 3, PID: digest}}
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -422,6 +438,12 @@ def test_no_name_can_leave_the_release(name: str, item: str) -> None:
     refused(a_record({"data": folder("data", {"deeper": folder("data/deeper", {name: node})})}))
 
 
+def test_a_name_is_refused_with_the_folder_that_it_stands_in() -> None:
+    node = {ITEM: FILE, BYTES: 3, SHA1: ABC}
+    assert "in the project is not allowed" in refused(a_record({"..": node}))
+    assert "in data/ is not allowed" in refused(a_record({"data": folder("data", {"..": node})}))
+
+
 @pytest.mark.parametrize("name", ["/etc/", "//", "/../", "/a/b/", "/sha1/", "/\0/"])
 def test_a_name_between_slashes_is_a_property_and_never_a_file(name: str) -> None:
     record = ReleaseRecord(a_record({name: file("etc"), "a": file("a")}))
@@ -469,6 +491,21 @@ def test_a_path_may_be_left_out() -> None:
 )
 def test_a_size_that_is_no_size_is_refused(size: Any) -> None:
     assert "'a.csv' has no valid /bytes/" in refused(a_record({"a.csv": file("a.csv") | {BYTES: size}}))
+
+
+def test_a_size_may_be_as_large_as_any_file() -> None:
+    assert ReleaseRecord(a_record({"a.csv": file("a.csv") | {BYTES: 2**63 - 1}})).nbytes == 2**63 - 1
+
+
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
+@pytest.mark.parametrize("key", [SHA1, PID])
+def test_an_empty_file_has_the_digest_of_nothing_or_none(algorithm: str, key: str) -> None:
+    node = {ITEM: FILE, BYTES: 0}
+    empty = node | {key: hashlib.new(algorithm).hexdigest()}
+    assert ReleaseRecord(a_record({"none": node, "empty": empty})).empty_files == ["empty", "none"]
+    other = node | {key: hashlib.new(algorithm, b"abc").hexdigest()}
+    assert "'other' has /bytes/ 0 and the digest of something" in refused(a_record({"other": other}))
+    assert ReleaseRecord(a_record({"one": node | {key: other[key], BYTES: 1}})).nbytes == 1
 
 
 @pytest.mark.parametrize("digest", ["", ABC[:-1], ABC.upper(), ABC + "\n", "../" * 13 + "a", 5, True, [ABC], {ABC: 1}])
