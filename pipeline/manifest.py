@@ -82,7 +82,7 @@ class Manifest:
     def remove(self, folder: Path) -> None:
         """Remove what :meth:`save` wrote."""
         with contextlib.suppress(OSError):
-            (folder / self.digest).unlink(missing_ok=True)
+            (folder / self.digest).unlink()
 
     @classmethod
     def load(cls, folder: Path, digest: str) -> "Manifest":

@@ -122,12 +122,22 @@ def test_a_folder_that_cannot_be_made_serves_nobody_and_stops_nothing(tmp_path: 
 
 def test_manifests_of_runs_that_were_given_up_a_month_ago_are_removed(tmp_path: Path) -> None:
     now = time.time()
-    for name, age in (("older", 31 * DAY), ("younger", 29 * DAY)):
+    for name, age in (("older", 30 * DAY + 60), ("younger", 30 * DAY - 60)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (now - age, now - age))
     saved = manifest()
     saved.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"younger", saved.digest}
+
+
+def test_old_manifests_are_looked_for_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noon = 20_000 * DAY + DAY // 2
+    for hours, is_removed in ((0, True), (6, False), (13, True)):
+        monkeypatch.setattr(time, "time", lambda now=noon + hours * 3600: now)
+        (tmp_path / "older").touch()
+        os.utime(tmp_path / "older", (0, 0))
+        manifest(directory=f"project {hours}").save(tmp_path)
+        assert (tmp_path / "older").exists() is not is_removed
 
 
 @given(st.sets(st.integers(0, 60), min_size=1))
