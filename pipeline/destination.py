@@ -51,6 +51,7 @@ class Destination:
         self._check_names()
 
     def _check_names(self) -> None:
+        # A record names every folder that something is in.
         reserved = {f"{STATE_FOLDER}/record.yml", f"{STATE_FOLDER}/.partial"}
         paths = [*self.record.folders, *self.record.empty_files, *(p for blob in self.record.blobs for p in blob.paths)]
         alike: dict[str, str] = {}
@@ -59,7 +60,7 @@ class Destination:
             if twin != path:
                 self._twins = (twin, path)
             in_the_way = path.casefold() == STATE_FOLDER and path not in self.record.folders
-            if in_the_way or "/".join(path.casefold().split("/")[:2]) in reserved:
+            if in_the_way or path.casefold() in reserved:
                 raise RecordError(f"{self.record.title}: the record names '{printable(path)}', which is not accepted.")
 
     def verified(self, *, threads: int = 1, meter: Meter | None = None) -> set[str]:

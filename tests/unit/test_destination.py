@@ -254,10 +254,11 @@ def test_names_like_those_of_the_state_are_names(tmp_path: Path, path: str) -> N
 
 @pytest.mark.parametrize("same", [True, False])
 def test_names_that_differ_in_case_are_refused_where_they_are_one(tmp_path: Path, same: bool) -> None:
-    """A folder ``.PARTIAL`` that nobody made tells that the file system takes both for one."""
+    """A link makes ``.PARTIAL`` the same folder as ``.partial``, as such a file system does."""
     fetch = Fetch(tmp_path, {"a.csv": b"alpha", "A.csv": b"beta"})
     if same:
-        (tmp_path / ".rme" / ".PARTIAL").mkdir(parents=True)
+        (tmp_path / ".rme").mkdir()
+        (tmp_path / ".rme" / ".PARTIAL").symlink_to(".partial")
         assert all("are one name in" in str(error) for error in fetch.blobs().values())
         with pytest.raises(RecordError, match="are one name in"):
             fetch.destination().finish()
