@@ -137,6 +137,11 @@ def test_a_record_that_was_written_is_read_as_it_was(content: dict[str, Any]) ->
     assert (again.folders, again.empty_files, again.blobs) == (record.folders, record.empty_files, record.blobs)
 
 
+def test_the_digest_of_a_record_is_that_of_what_is_stored() -> None:
+    record = ReleaseRecord(a_record())
+    assert record.digest == hashlib.sha1(record.dump()).hexdigest()
+
+
 @settings(deadline=None, max_examples=60)
 @given(RECORDS)
 def test_every_yaml_reader_reads_the_same_from_it(content: dict[str, Any]) -> None:
