@@ -119,6 +119,25 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
         ),
     ),
     "The digest tells it too, a little later.": (("transfer.py", "raise move.wrong()", "pass", 3),),
+    "Nothing has exactly that age.": (
+        (
+            "manifest.py",
+            "if file.stat().st_mtime < time.time() - _KEPT_SECONDS:",
+            "if file.stat().st_mtime <= time.time() - _KEPT_SECONDS:",
+        ),
+    ),
+    "Any range without a number is refused.": (
+        (
+            "manifest.py",
+            "first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)",
+            "first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, -1)",
+        ),
+        (
+            "manifest.py",
+            "first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)",
+            "first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -2)",
+        ),
+    ),
     "It is code for Windows.": (("folders.py", "return most", "return None"),),
     "Only the thread that hashes is another.": (
         (
