@@ -69,9 +69,8 @@ class BlobShelf:
         self._curator = curator
         self._templates = templates
         self.workspace = workspace
-        # A site that updates its index later may not find for a while what was just described.
-        self._made: dict[str, Description] = {}
-        self._made_at: dict[str, float] = {}
+        # What was described here, and when: a site that updates its index later may not find it for a while.
+        self._made: dict[str, tuple[Description, float]] = {}
 
     # --- what is there --------------------------------------------------------------------------------------------
 
@@ -97,19 +96,16 @@ class BlobShelf:
     def described(self, sizes: Mapping[str, int]) -> dict[str, list[Description]]:
         """Return all that is said of those blobs, digest to size, the earliest first."""
         found: dict[str, set[Description]] = {}
-        known = (self._made[digest] for digest in sizes if digest in self._made)
-        for description in itertools.chain(known, self._query(SHA1_KEY, sizes)):
+        for description in itertools.chain(self._made_here(sizes), self._query(SHA1_KEY, sizes)):
             if sizes.get(description.digest) == description.size:
                 found.setdefault(description.digest, set()).add(description)
         return {digest: sorted(found[digest]) for digest in sizes if digest in found}
 
     def known(self, sizes: Mapping[str, int]) -> set[tuple[str, str]]:
         """Return digest and PID of those blobs, digest to size, that are described, by this run or by anybody."""
-        mine = {digest for digest, size in sizes.items() if digest in self._made and self._made[digest].size == size}
+        mine = {made.digest: made.pid for made in self._made_here(sizes) if made.size == sizes[made.digest]}
         others = self.described({digest: size for digest, size in sizes.items() if digest not in mine})
-        return {(digest, self._made[digest].pid) for digest in mine} | {
-            (digest, description.pid) for digest, said in others.items() for description in said
-        }
+        return {*mine.items(), *((digest, one.pid) for digest, said in others.items() for one in said)}
 
     def by_pid(self, pids: Iterable[str]) -> dict[str, Description]:
         """Return what is said of blobs, by their PIDs."""
@@ -118,6 +114,9 @@ class BlobShelf:
     def descriptions(self, query: Mapping[str, Any]) -> Iterator[Data]:
         """Yield the BlobMetadata records that match a query, as the site keeps them."""
         return self._curator.query(self._templates, query, self.workspace)
+
+    def _made_here(self, digests: Iterable[str]) -> Iterator[Description]:
+        return (self._made[digest][0] for digest in digests if digest in self._made)
 
     def _query(self, key: str, values: Iterable[str]) -> list[Description]:
         wanted = list(dict.fromkeys(values))
@@ -232,15 +231,14 @@ class BlobShelf:
             if not self._exists(stored):
                 self._curator.delete_data(description.record)
             raise
-        self._made[blob.digest], self._made_at[blob.digest] = description, time.monotonic()
+        self._made[blob.digest] = description, time.monotonic()
         return description
 
     def _forget(self) -> None:
         """Forget what the site has had in its index for long, for programs that run for long."""
         since = time.monotonic() - _INDEX_SECONDS
-        for digest in [digest for digest, at in self._made_at.items() if at < since]:
-            del self._made_at[digest]
-            self._made.pop(digest, None)
+        for digest in [digest for digest, (_, at) in self._made.items() if at < since]:
+            del self._made[digest]
 
     def _assign(self, stored: StoredBlob) -> None:
         try:
@@ -376,7 +374,6 @@ class _CheckedSource(io.RawIOBase):
         """Start over, for a repetition of the upload."""
         if offset or whence != os.SEEK_SET:
             raise io.UnsupportedOperation("an upload can only start over")
-        self._finish_hashing()
         if self._position:
             self._meter.advanced(self._blob.paths[0], -self._position)
             self._opened.close()
