@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from pipeline import ArchiveInterface, FileSystemArchive
+from pipeline.archives import filesystem as module
 from pipeline.archives.filesystem import create_archive
 from pipeline.archives.filesystem_audit import FileSystemAuditor
 from pipeline.archives.interface import ReleaseName
+from pipeline.durable import sync_upwards
 from pipeline.errors import BlobsFailedError, RecordError, ReleaseExistsError
 from pipeline.release import Blob
 from tests.audits import PUBLIC, audit
@@ -71,6 +73,43 @@ def test_a_record_is_published_when_its_copy_and_its_blobs_are_durable(
     assert "names in ." in disk.after("name sample-v0.1.0.yml")
 
 
+def test_a_record_is_told_to_be_where_it_was_published(archive: FileSystemArchive, tmp_path: Path) -> None:
+    record, file = upload(archive, tmp_path / "project"), archive.record_file("sample", "0.1.0", PUBLIC)
+    assert archive.upload_release_record(record, PUBLIC) == archive.locate_record(record, PUBLIC) == file.as_posix()
+
+
+def test_a_record_that_another_run_publishes_just_before_is_not_replaced(
+    archive: FileSystemArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, file = upload(archive, tmp_path / "project"), archive.record_file("sample", "0.1.0", PUBLIC)
+
+    def be_late(folder: Path) -> None:
+        monkeypatch.setattr(module, "sync_upwards", sync_upwards)
+        archive.upload_release_record({**record, "operator": "somebody else"}, PUBLIC)
+        sync_upwards(folder)
+
+    monkeypatch.setattr(module, "sync_upwards", be_late)
+    with pytest.raises(ReleaseExistsError):
+        archive.upload_release_record({**record, "operator": "me"}, PUBLIC)
+    assert archive.read_record("sample", "0.1.0", PUBLIC).content["operator"] == "somebody else"
+    (copy,) = (file.parent / ".records" / "0.1.0").iterdir()
+    assert copy.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_run_that_was_killed_just_before_it_published_is_completed_by_the_same_command(
+    archive: FileSystemArchive, tmp_path: Path, is_whole: bool
+) -> None:
+    record, file = upload(archive, tmp_path / "project"), archive.record_file("sample", "0.1.0", PUBLIC)
+    archive.upload_release_record(record, PUBLIC)
+    file.unlink()
+    (copy,) = (file.parent / ".records" / "0.1.0").iterdir()
+    if not is_whole:
+        copy.write_bytes(b"damaged")
+    archive.upload_release_record(record, PUBLIC)
+    assert copy.read_bytes() == file.read_bytes()
+
+
 @linux_only
 def test_what_is_damaged_durably_has_a_second_name_before_its_own_is_given_away(
     archive: FileSystemArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -88,6 +127,17 @@ def test_what_is_damaged_durably_has_a_second_name_before_its_own_is_given_away(
     assert "names in .damaged" in before[before.index(aside) :]
     assert "names in ." in before[: before.index(aside)]
     assert blob.read_bytes() == b"alpha"
+
+
+@linux_only
+def test_what_is_set_aside_is_durably_there_before_it_is_durably_gone(
+    archive: FileSystemArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(archive, tmp_path / "project")
+    disk = Disk(monkeypatch, archive.title_folder("sample", PUBLIC))
+    FileSystemAuditor(archive, PUBLIC).set_aside("sample", ALPHA)
+    (aside,) = [step for step in disk.steps if step.startswith(f"name .damaged/{ALPHA}-")]
+    assert disk.steps == ["names in .", aside, "names in .damaged", f"names in blobs/{ALPHA[:2]}"]
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
@@ -210,6 +260,21 @@ def test_a_refused_record_does_not_become_what_was_published(archive: FileSystem
     with contextlib.suppress(RecordError):
         auditor.heal_record("sample", "0.1.0", mirror.auditor(PUBLIC))
     assert file.read_bytes() == published
+
+
+def test_a_refused_record_leaves_what_a_damaged_one_is_healed_by(archive: FileSystemArchive, tmp_path: Path) -> None:
+    record, file = upload(archive, tmp_path / "project"), archive.record_file("sample", "0.1.0", PUBLIC)
+    archive.upload_release_record(record, PUBLIC)
+    copies, published = tree(file.parent / ".records"), file.read_bytes()
+    for damage in (published[:-1] + b" ", None):
+        if damage is None:
+            file.unlink()
+            file.mkdir()
+        else:
+            file.write_bytes(damage)
+        with pytest.raises(ReleaseExistsError):
+            archive.upload_release_record(record, PUBLIC)
+        assert tree(file.parent / ".records") == copies
 
 
 def test_a_damaged_copy_that_was_never_published_is_set_aside(archive: FileSystemArchive, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.archives.filesystem import create_archive
 from pipeline.archives.filesystem_audit import FileSystemAuditor
 from pipeline.archives.sources import ArchiveSource, ProjectSource, copied_record
 from pipeline.errors import BlobDamagedError, PipelineError, RecordError
-from pipeline.release import Blob, ReleaseRecord
+from pipeline.release import RECORD_PID, Blob, ReleaseRecord
 from tests.audits import PUBLIC
 from tests.disk import Disk, linux_only
 from tests.support import Counting, sha1, tree
@@ -73,6 +73,13 @@ class Place:
         return self.auditor.look_at_record("sample", version, None)[1]
 
 
+def fails_with(number: int) -> Any:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Place:
     place = Place(tmp_path / "here")
@@ -120,9 +127,10 @@ def test_a_record_with_other_bytes_is_damaged(here: Place, end: bytes) -> None:
     here.record().write_bytes(here.record().read_bytes()[:-1] + end)
     with pytest.raises(RecordError, match="does not have the bytes that were published"):
         here.auditor.read_record("sample", "0.1.0")
-    record, damage = here.auditor.look_at_record("sample", "0.1.0", None)
-    assert record is None
-    assert str(damage).startswith("the record is damaged: ")
+    said = f"{here.record()} does not have the bytes that were published"
+    assert here.auditor.look_at_record("sample", "0.1.0", None) == (None, f"the record is damaged: {said}")
+    with pytest.raises(RecordError, match="does not have the bytes that were published; AuditArchive can repair it"):
+        here.archive.read_record("sample", "0.1.0", PUBLIC)
 
 
 def test_a_record_that_cannot_be_read_is_one_sentence(here: Place) -> None:
@@ -176,11 +184,7 @@ def test_of_a_record_and_its_copy_each_heals_the_other(
     else:
         (here.record() if what == "record" else here.copy()).write_bytes(b"damaged")
     if not links:
-
-        def refuse(*arguments: object, **options: object) -> None:
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(os, "link", fails_with(errno.EPERM))
     source = here.auditor.heal_record("sample", "0.1.0", there.auditor)
     assert source == ("the record itself" if what == "copy" else "its second copy")
     assert here.aside() == ([] if what == "lost" else [b"damaged"])
@@ -209,6 +213,38 @@ def test_the_bytes_of_a_record_are_made_from_that_of_the_other_archive(
     assert one.record().read_bytes() == data
     assert one.aside() == sorted([data[:-1] + b" ", *([b"damaged"] if what == "both" else [])])
     assert (one.copy().name == names) if what == "both" else not (one.folder / ".records").exists()
+
+
+def test_the_bytes_of_a_record_are_made_from_that_of_an_archive_that_names_blobs_otherwise(
+    here: Place, there: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = here.record().read_bytes()
+    theirs = ReleaseRecord(copied_record(here.archive.read_record("sample", "0.1.0", PUBLIC), here.archive, PUBLIC))
+    theirs.set_pids({ALPHA: "https://site/pid/1", BETA: "https://site/pid/2"})
+    theirs.content[RECORD_PID] = "https://site/pid/3"
+    monkeypatch.setattr(there.auditor, "read_record", lambda title, version: theirs)
+    for file in (here.record(), here.copy()):
+        file.write_bytes(b"damaged")
+    assert here.auditor.heal_record("sample", "0.1.0", there.auditor) == str(there.archive.archive_path)
+    assert here.record().read_bytes() == here.copy().read_bytes() == data
+
+
+def test_without_hard_links_a_damaged_record_keeps_its_name_until_the_right_bytes_get_it(
+    here: Place, there: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repair that is killed in between would leave a version that nobody knows of."""
+    data, replace = here.record().read_bytes(), os.replace
+    here.record().write_bytes(b"damaged")
+    seen = []
+
+    def look(source: str, target: str, **where: Any) -> None:
+        replace(source, target, **where)
+        seen.append((here.record().read_bytes() if here.record().exists() else None, here.aside()))
+
+    monkeypatch.setattr(os, "replace", look)
+    monkeypatch.setattr(os, "link", fails_with(errno.EPERM))
+    here.auditor.heal_record("sample", "0.1.0", there.auditor)
+    assert seen[-2:] == [(b"damaged", [b"damaged"]), (data, [b"damaged"])]
 
 
 def test_a_record_that_may_never_have_been_published_is_not_restored(here: Place, there: Place) -> None:
@@ -314,6 +350,17 @@ def test_a_blob_is_said_to_be_missing_when_it_is(here: Place) -> None:
     for name in ("../../x", "alpha", None):
         with pytest.raises(RecordError, match="is not the name of a blob"):
             here.archive.open_blob(blob._replace(pid=name), record.content, PUBLIC)
+
+
+def test_a_name_that_no_blob_can_have_makes_no_file(here: Place, tmp_path: Path) -> None:
+    record = here.archive.read_record("sample", "0.1.0", PUBLIC).content
+    before = tree(tmp_path)
+    for name in ("../../x", "alpha"):
+        status: dict[str, Any] = {}
+        with pytest.raises(RecordError, match="is not the name of a blob"):
+            here.archive.download_blob(name, tmp_path / "got.csv", status, 5, record, PUBLIC)
+        assert status["success"] is False
+    assert tree(tmp_path) == before
 
 
 def test_a_record_in_the_file_of_another_one_is_not_read(here: Place) -> None:
