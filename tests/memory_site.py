@@ -29,12 +29,13 @@ class Stream(io.BytesIO):
 
 
 class Site:
-    """What is stored, by whom, and what was done, in order."""
+    """What is stored, by whom, and what was done and searched for, in order."""
 
     def __init__(self) -> None:
         self.blobs: dict[str, tuple[StoredBlob, str, bytes]] = {}
         self.data: dict[int, tuple[Data, str]] = {}
         self.done: list[str] = []
+        self.asked: list[Mapping[str, Any]] = []
         self.numbers = itertools.count(100)
         self.clock = itertools.count(1)
         self.gives_pids = True
@@ -106,6 +107,7 @@ class Curator:
 
     def query(self, templates: list[int], query: dict[str, Any], workspace: int, few: bool = False) -> Iterator[Data]:
         self.site.done.append("query" if templates == [TEMPLATE] else "query releases")
+        self.site.asked.append(query)
         found = [data for data, _ in self.site.data.values() if data.template in templates]
         for data in reversed(found) if self.site.tells_the_newest_first else found:
             with contextlib.suppress(PipelineError):

@@ -197,6 +197,13 @@ def test_of_a_version_that_was_published_twice_readers_get_the_newer_record(desk
     assert not archive.is_found_by_pid(data.id, pids[0], PUBLIC)
 
 
+def test_of_a_version_only_its_own_records_are_asked_for(desk: Desk) -> None:
+    desk.publish(record_of())
+    desk.site.asked.clear()
+    assert desk.archive().get_release("sample", "1.0.0") is not None
+    assert desk.site.asked == [{"title_versionless": "sample", "title": "sample-v1.0.0"}]
+
+
 def test_what_is_not_there_is_not_found(desk: Desk) -> None:
     desk.publish(record_of())
     archive = desk.archive()
@@ -373,8 +380,12 @@ def test_a_record_is_published_when_its_blobs_are_there(desk: Desk) -> None:
     assert [record["project"] for record in desk.releases()] == [right["project"]]
 
 
-@pytest.mark.parametrize("wrong", [{"$ref": 1}, {"operator": "a\0b"}, {"operator": {1, 2}}], ids=repr)
-def test_what_a_site_would_refuse_is_refused_before_anything_is_asked(desk: Desk, wrong: Record) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [{"$ref": 1}, {"operator": "a\0b"}, {"operator": {1, 2}}, {"x" * 1001: "a name that no file of a mirror can have"}],
+    ids=["name for a site", "NUL", "no JSON", "long name"],
+)
+def test_what_a_site_or_a_mirror_would_refuse_is_refused_before_anything_is_asked(desk: Desk, wrong: Record) -> None:
     archive = desk.archive()
     with pytest.raises(RecordError):
         archive.check_record(ReleaseRecord(record_of(**wrong)))

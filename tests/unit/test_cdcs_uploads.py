@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,15 @@ def test_a_blob_is_described_when_it_is_whole_and_can_be_read(desk: Desk, pids: 
     assert (desk.meter.ended, desk.meter.nbytes) == ([("a.csv", 5, True, True)], 5)
 
 
+def test_it_is_told_when_a_blob_begins_to_move(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, int]] = []
+    monkeypatch.setattr(desk.meter, "started", lambda name, size: started.append((name, size)))
+    blob = desk.blob(b"alpha")
+    for _ in range(2):
+        desk.upload(blob)
+    assert started == [("a.csv", 5)]
+
+
 def test_what_is_there_is_not_uploaded_again(desk: Desk) -> None:
     blob = desk.blob(b"alpha")
     first = desk.upload(blob)
@@ -77,6 +87,15 @@ def test_what_is_there_is_not_uploaded_again(desk: Desk) -> None:
     assert desk.upload(blob) == first
     assert desk.steps() == []
     assert desk.meter.ended == [("a.csv", 5, True, False)]
+
+
+@pytest.mark.parametrize("pids", [True, False])
+def test_the_blobs_of_the_user_are_confirmed_by_one_list_of_them(desk: Desk, pids: bool) -> None:
+    desk.site.gives_pids = pids
+    blob = desk.blob(b"alpha")
+    first = desk.upload(blob)
+    desk.alice.unavailable = True
+    assert desk.upload(blob) == first
 
 
 @pytest.mark.parametrize("pids", [True, False])
@@ -163,13 +182,32 @@ def test_a_pid_of_another_site_is_not_asked(desk: Desk) -> None:
 # What an interrupted run left
 
 
+@pytest.mark.parametrize("data", [b"a", b"alpha"])
 @pytest.mark.parametrize("workspace", [None, HERE])
-def test_what_an_interrupted_run_uploaded_is_put_to_use(desk: Desk, workspace: int | None) -> None:
-    blob = desk.blob(b"alpha")
-    left = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", workspace)
+def test_what_an_interrupted_run_uploaded_is_put_to_use(desk: Desk, workspace: int | None, data: bytes) -> None:
+    blob = desk.blob(data)
+    left = desk.site.put(data, "alice", f"{blob.digest}.csv", workspace)
     assert desk.upload(blob) == ({blob.digest: left.pid}, {})
     assert desk.steps() == [*(["assign"] if workspace is None else []), "describe", "attach"]
-    assert desk.meter.nbytes == 5
+    assert desk.meter.nbytes == len(data)
+
+
+def test_what_has_its_pid_only_after_it_was_listed_is_described_by_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = desk.blob(b"alpha")
+    left = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", None)
+    monkeypatch.setattr(desk.alice, "find_own_blobs", lambda prefixes: [left._replace(pid=None)])
+    assert desk.upload(blob) == ({blob.digest: left.pid}, {})
+
+
+def test_what_an_interrupted_run_left_is_not_read_to_its_end_by_one_that_stops(desk: Desk) -> None:
+    def check() -> None:
+        raise InterruptedError
+
+    blob = desk.blob(b"alpha")
+    with pytest.raises(InterruptedError):
+        desk.shelf().holds(desk.site.put(b"alpha", "alice"), blob, check)
 
 
 @pytest.mark.parametrize("data", [b"ALPHA", b"alph", b"alpha beta", b""], ids=repr)
@@ -293,6 +331,23 @@ def test_the_first_description_counts_and_the_later_one_goes_with_its_blob(desk:
     assert shelf.known({blob.digest: 5}) == {(blob.digest, theirs.pid)}
 
 
+@pytest.mark.parametrize("error", [SourceChangedError("changed"), OSError("cannot be read")], ids=repr)
+def test_the_first_description_counts_although_another_file_cannot_be_uploaded(
+    desk: Desk, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, blob = desk.blob(b"beta", "b.csv"), desk.blob(b"alpha")
+    upload = desk.alice.upload_blob
+
+    def fail(name: str, *arguments: Any) -> StoredBlob:
+        if name.startswith(other.digest):
+            raise error
+        return upload(name, *arguments)
+
+    monkeypatch.setattr(desk.alice, "upload_blob", fail)
+    theirs = bob_is_first(desk)
+    assert desk.upload(other, blob) == ({blob.digest: theirs.pid}, {other.digest: error})
+
+
 def test_a_first_description_of_what_cannot_be_read_does_not_count(desk: Desk) -> None:
     blob = desk.blob(b"alpha")
     theirs = bob_is_first(desk, readable=False)
@@ -371,12 +426,24 @@ def test_many_blobs_are_asked_for_in_parts(desk: Desk) -> None:
     assert set(desk.shelf().by_pid(pids)) == set(pids)
 
 
-@pytest.mark.parametrize("changes", [{"sha1": "nonsense"}, {"sha1": None}, {"/bytes/": "5"}, {"/bytes/": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sha1": "nonsense"},
+        {"sha1": None},
+        {"/bytes/": "5"},
+        {"/bytes/": None},
+        {"blob/PID/": None},
+        {"blob/PID/": 7},
+        {"/bytes/": None, "blob/PID/": None},
+    ],
+)
 def test_nonsense_about_a_blob_is_passed_over(desk: Desk, changes: dict[str, Any]) -> None:
     theirs = desk.site.put(b"alpha", "bob")
     desk.site.describe(theirs, "bob", **changes)
     assert theirs.pid
     assert desk.shelf().by_pid([theirs.pid]) == {}
+    assert desk.shelf().described({sha1(b"alpha"): 5}) == {}
 
 
 def test_of_several_descriptions_the_earliest_comes_first(desk: Desk) -> None:
@@ -440,6 +507,39 @@ def test_an_upload_that_is_repeated_starts_over(desk: Desk) -> None:
                 stream.seek(offset, whence)
 
 
+class LazyPool:
+    """Does what it is given only when somebody waits for it."""
+
+    def __init__(self, threads: int, **options: Any) -> None:
+        self.ended = False
+
+    def submit(self, function: Any, *arguments: Any) -> Any:
+        """Do nothing yet."""
+        return types.SimpleNamespace(result=lambda: function(*arguments))
+
+    def shutdown(self) -> None:
+        """End."""
+        self.ended = True
+
+
+def test_nothing_is_judged_by_bytes_that_are_still_to_be_hashed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.archives.cdcs.uploads.ThreadPoolExecutor", LazyPool)
+    blob = desk.blob(b"alpha" * 1000)
+    with _CheckedSource(ProjectSource(desk.folder), blob, desk.meter, lambda: None) as stream:
+        assert stream.read(3000) == b"alpha" * 600
+        stream.seek(0)
+        assert b"".join(iter(lambda: stream.read(999), b"")) == b"alpha" * 1000
+
+
+def test_an_upload_leaves_neither_a_thread_nor_an_open_file(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.archives.cdcs.uploads.ThreadPoolExecutor", LazyPool)
+    with _CheckedSource(ProjectSource(desk.folder), desk.blob(b"alpha"), desk.meter, lambda: None) as stream:
+        stream.read(2)
+    pool: Any = stream._hasher
+    opened: Any = stream._stream
+    assert (pool.ended, opened.closed, stream.closed) == (True, True, True)
+
+
 def test_an_upload_stops_when_it_is_told_to(desk: Desk) -> None:
     def check() -> None:
         raise InterruptedError
@@ -491,13 +591,17 @@ class BreakingCurator(Curator):
         super().__init__(Site(), "alice")
         self.bytes, self.most, self.ranges = data, most, ranges
         self.asked: list[int] = []
+        self.open = 0
 
     @contextlib.contextmanager
     def open_blob(self, url: str, offset: int = 0, most: int = 0, attempts: int | None = None) -> Iterator[Stream]:
         self.asked.append(offset)
         assert most == len(self.bytes) + 1
+        assert self.open == 0, "one connection is enough"
         broken = self.most.pop(0) if self.most else 10**9
+        self.open += 1
         yield BreakingStream(self.bytes, offset if self.ranges else 0, broken)
+        self.open -= 1
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -510,6 +614,7 @@ def test_a_download_that_breaks_off_goes_on(ranges: bool, offset: int) -> None:
         assert stream.readall() == data[offset:]
     assert site.asked == ([offset, offset + 60, offset + 120] if ranges else [offset, 60, 100])
     assert site.paused == [1, 2]
+    assert (site.open, stream.closed) == (0, True)
 
 
 def test_a_download_that_breaks_off_again_and_again_is_given_up() -> None:
