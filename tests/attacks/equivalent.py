@@ -53,6 +53,58 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "chunk = min(self._chunk, move.size - there + 1)",
             "chunk = min(self._chunk, move.size + there + 1)",
         ),
+        ("archives/cdcs/uploads.py", "_BATCH = 90", "_BATCH = 91"),
+        (
+            "archives/cdcs/uploads.py",
+            "answer = self._curator.query(self._templates, query, self.workspace, few=True)",
+            "answer = self._curator.query(self._templates, query, self.workspace, few=False)",
+        ),
+        (
+            "archives/cdcs/uploads.py",
+            "for data in read_chunks(stream, min(CHUNK, blob.size + 1)):",
+            "for data in read_chunks(stream, min(CHUNK, blob.size + 2)):",
+        ),
+    ),
+    "Only how much is read of what is too long is another.": (
+        (
+            "archives/cdcs/uploads.py",
+            "with self._curator.open_blob(stored.handle, most=blob.size + 1) as stream:",
+            "with self._curator.open_blob(stored.handle, most=blob.size + 2) as stream:",
+        ),
+    ),
+    "Any number below zero asks for everything.": (
+        (
+            "archives/cdcs/uploads.py",
+            "def read(self, size: int = -1) -> bytes:",
+            "def read(self, size: int = -2) -> bytes:",
+        ),
+    ),
+    "Only after how long, or how many bytes, something is forgotten is another.": (
+        ("archives/cdcs/uploads.py", "_INDEX_SECONDS = 3600.0", "_INDEX_SECONDS = 7200.0"),
+        (
+            "archives/cdcs/uploads.py",
+            "for digest in [digest for digest, (_, at) in self._made.items() if at < since]:",
+            "for digest in [digest for digest, (_, at) in self._made.items() if at <= since]:",
+        ),
+        (
+            "archives/cdcs/downloads.py",
+            "self._failures, self._progress = 0, 0",
+            "self._failures, self._progress = 0, 1",
+            1,
+        ),
+        (
+            "archives/cdcs/downloads.py",
+            "self._failures, self._progress = 0, 0",
+            "self._failures, self._progress = 0, 1",
+            2,
+        ),
+    ),
+    "The name tells the microsecond, so that nothing has it.": (
+        (
+            "archives/filesystem_audit.py",
+            "write_file(data, name, staging, exclusive=True)",
+            "write_file(data, name, staging, exclusive=False)",
+        ),
     ),
     "Only of how many folders digests are remembered is another.": (
         ("checksums.py", "_MOST_FOLDERS = 1000", "_MOST_FOLDERS = 2000"),
@@ -150,6 +202,7 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "hashing = self._hashers.submit(digest.update, data) if len(data) >= _LARGE_BYTES else None",
             "hashing = self._hashers.submit(digest.update, data) if len(data) > _LARGE_BYTES else None",
         ),
+        ("archives/cdcs/uploads.py", "if len(data) == self._blob.size:", "if len(data) != self._blob.size:"),
     ),
     "A part gets the rights that it has already.": (
         (
@@ -168,6 +221,12 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
     ),
     "It is written over: no blob is empty.": (("transfer.py", "os.ftruncate(fd, 0)", "os.ftruncate(fd, 1)", 2),),
     "Only how many threads there are, or how soon there are more, is another.": (
+        ("archives/cdcs/uploads.py", "_AT_ONCE = 8", "_AT_ONCE = 9"),
+        (
+            "archives/cdcs/uploads.py",
+            'self._hasher = ThreadPoolExecutor(1, thread_name_prefix="pipeline-hash")',
+            'self._hasher = ThreadPoolExecutor(2, thread_name_prefix="pipeline-hash")',
+        ),
         ("workers.py", "TICK_SECONDS = 0.2", "TICK_SECONDS = 1.2"),
         ("workers.py", "_LOOK_SECONDS = 0.05", "_LOOK_SECONDS = 1.05"),
         ("workers.py", "_BUSY = 0.5", "_BUSY = 1.5"),
