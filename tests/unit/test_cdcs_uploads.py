@@ -11,10 +11,11 @@ import pytest
 
 from pipeline.archives.cdcs.bodies import TransferBrokenError
 from pipeline.archives.cdcs.client import Blob as StoredBlob
+from pipeline.archives.cdcs.client import Data
 from pipeline.archives.cdcs.contents import SEAL, sealed
 from pipeline.archives.cdcs.downloads import Download
 from pipeline.archives.cdcs.http import SiteUnavailableError
-from pipeline.archives.cdcs.uploads import BlobShelf, _CheckedSource, blob_number
+from pipeline.archives.cdcs.uploads import BlobShelf, _CheckedSource, age, blob_number
 from pipeline.archives.sources import ProjectSource
 from pipeline.errors import SourceChangedError
 from pipeline.release import Blob
@@ -444,6 +445,12 @@ def test_nonsense_about_a_blob_is_passed_over(desk: Desk, changes: dict[str, Any
     assert theirs.pid
     assert desk.shelf().by_pid([theirs.pid]) == {}
     assert desk.shelf().described({sha1(b"alpha"): 5}) == {}
+
+
+def test_what_was_stored_earlier_comes_first_and_of_one_moment_the_lower_number() -> None:
+    times = {3: "2026-11-23T00:00:02", 10: "2026-11-23T00:00:01", 9: "2026-11-23T00:00:01"}
+    stored = [Data(number, "sample", TEMPLATE, HERE, created, "{}") for number, created in times.items()]
+    assert [data.id for data in sorted(stored, key=age)] == [9, 10, 3]
 
 
 def test_of_several_descriptions_the_earliest_comes_first(desk: Desk) -> None:
