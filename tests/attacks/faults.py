@@ -167,8 +167,7 @@ def complaints(stage: Stage, fault: Fault) -> tuple[list[str], Counter[str]]:
     found = [*badly_ended(outcome), *stage.broken()]
     if outcome.code == 0:
         found += stage.unfinished(is_tidy=False)
-    # What an audit that is done could not tidy is there until the next night.
-    found += stage.completed(is_tidy=outcome.code != 0 or stage.scene.task != "AuditArchive")
+    found += stage.completed()
     return [f"{stage.scene.name}, {call}: {sentence}" for sentence in found], Counter({f"exit {outcome.code}": 1})
 
 

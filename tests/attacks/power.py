@@ -386,8 +386,7 @@ def fail_power(
         if is_over:
             found += [f"although it was done, {sentence}" for sentence in stage.unfinished(is_tidy=False)]
         if and_complete:
-            # An audit leaves parts that hold something to the upload that may go on with them.
-            found += stage.completed(is_tidy="audit" not in history.scene.name)
+            found += stage.completed()
     return [f"{history.scene.name}: {sentence}" for sentence in found]
 
 

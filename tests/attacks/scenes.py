@@ -213,19 +213,20 @@ class Stage:
         known = known | {wrong.replace("is damaged", "is missing") for wrong in known}
         return [*sorted(set(wrong_in(folder)) - known), *(f"{path} is lost or changed" for path in lost)]
 
-    def completed(self, is_tidy: bool = True) -> list[str]:
+    def completed(self) -> list[str]:
         """Run the operation without trouble, and return what is not as if there had never been any."""
         outcome = self.run()
         if outcome.code:
             return [f"the same command ends with {outcome.code}: {outcome.output}"]
-        return self.unfinished(is_tidy)
+        # An audit that was finished is not looked at again that night, and leaves to uploads what they may go on with.
+        return self.unfinished(is_tidy=self.scene.task != "AuditArchive")
 
-    def unfinished(self, is_tidy: bool = True) -> list[str]:
+    def unfinished(self, is_tidy: bool) -> list[str]:
         """Return in what the folder differs from that of an operation without trouble.
 
         Parameters
         ----------
-        is_tidy : bool, optional
+        is_tidy : bool
             Whether parts that were left count.
         """
         expected, found = self._scenery.settled(self._scenery.after(self.scene)), settled(self.workshop.folder)
