@@ -153,13 +153,14 @@ class FileSystemAuditor(Auditor):
         proven = {copy_.name for copy_ in copies}
         source, data = self._exact_bytes(title, version, mirror, proven)
         staging = self.archive.staging(title, self.workspace)
-        for damaged in copies:
-            if _intact(damaged) is None:
-                self._set_aside(title, damaged)
-                if damaged.name != sha1(data):
-                    _unlink(damaged, staging)
+        damaged = [copy_ for copy_ in copies if _intact(copy_) is None]
+        for copy_ in damaged:
+            self._set_aside(title, copy_)
         if copies:
             write_file(data, self._folder(title) / COPIES / version / sha1(data), staging, exclusive=False)
+        for copy_ in damaged:
+            if copy_.name != sha1(data):
+                _unlink(copy_, staging)
         if _read(file) != data:
             self._set_aside(title, file)
             write_file(data, file, staging, exclusive=False)
@@ -255,10 +256,11 @@ class FileSystemAuditor(Auditor):
                 folders.link(file, name)
             except OSError:
                 # No hard links here, or a folder stands where a file belongs.
-                data = _read(file) if file.suffix == ".yml" else None
+                is_record = file.suffix == ".yml" or file.parent.parent.name == COPIES
+                data = _read(file) if is_record else None
                 if data is None:
                     folders.replace(file, name)
-                else:  # a record whose name is gone for a moment would be forgotten by a run that is killed then
+                else:  # a record or copy whose name is gone for a moment would be forgotten if the run is killed then
                     write_file(data, name, staging, exclusive=True)
             sync_folder(aside)
 

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -229,22 +230,42 @@ def test_the_bytes_of_a_record_are_made_from_that_of_an_archive_that_names_blobs
     assert here.record().read_bytes() == here.copy().read_bytes() == data
 
 
+@pytest.mark.parametrize("what", [Place.record, Place.copy])
 def test_without_hard_links_a_damaged_record_keeps_its_name_until_the_right_bytes_get_it(
-    here: Place, there: Place, monkeypatch: pytest.MonkeyPatch
+    here: Place, there: Place, what: Callable[[Place], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A repair that is killed in between would leave a version that nobody knows of."""
-    data, replace = here.record().read_bytes(), os.replace
-    here.record().write_bytes(b"damaged")
+    """A repair that is killed in between would leave a version that nobody knows of, or one without a copy."""
+    file, data, replace = what(here), here.record().read_bytes(), os.replace
+    file.write_bytes(b"damaged")
     seen = []
 
     def look(source: str, target: str, **where: Any) -> None:
         replace(source, target, **where)
-        seen.append((here.record().read_bytes() if here.record().exists() else None, here.aside()))
+        seen.append((file.read_bytes() if file.exists() else None, here.aside()))
 
     monkeypatch.setattr(os, "replace", look)
     monkeypatch.setattr(os, "link", fails_with(errno.EPERM))
     here.auditor.heal_record("sample", "0.1.0", there.auditor)
     assert seen[-2:] == [(b"damaged", [b"damaged"]), (data, [b"damaged"])]
+
+
+def test_a_damaged_copy_of_another_name_is_removed_when_the_right_one_is_there(
+    here: Place, there: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, other = here.copy(), here.copy().with_name("0" * 40)
+    data, unlink, seen = right.read_bytes(), os.unlink, []
+    other.write_bytes(b"damaged")
+    right.write_bytes(b"damaged")
+
+    def look(name: str, **where: Any) -> None:
+        if name == other.name:
+            seen.append(right.read_bytes())
+        unlink(name, **where)
+
+    monkeypatch.setattr(os, "unlink", look)
+    here.auditor.heal_record("sample", "0.1.0", there.auditor)
+    assert seen == [data]
+    assert not other.exists()
 
 
 def test_a_record_that_may_never_have_been_published_is_not_restored(here: Place, there: Place) -> None:
