@@ -6,6 +6,7 @@ flipped bit in either of the two is seen, and the other one heals it. What is da
 
 import copy
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .filesystem import FileSystemArchive
 
 COPIES, DAMAGED = ".records", ".damaged"
+_ABANDONED_SECONDS = 7 * 86400
 
 
 class FileSystemAuditor(Auditor):
@@ -67,12 +69,20 @@ class FileSystemAuditor(Auditor):
 
     def _is_lost(self, title: str, version: str) -> bool:
         """Tell whether a record is gone that has a second copy, which is written just before it is published."""
-        if (
-            not record_copies(self._folder(title), version)
-            or self.archive.staging(title, self.workspace).folder.exists()
-        ):
-            return False  # its publishing runs, or was killed and will be completed
+        copies = record_copies(self._folder(title), version)
+        if not copies or self._may_be_published_soon(title, copies):
+            return False
         return not self._record(title, version).exists()
+
+    def _may_be_published_soon(self, title: str, copies: Sequence[Path]) -> bool:
+        """Tell whether the run that wrote copies of a record goes on, or was killed and may be completed."""
+        if not self.archive.staging(title, self.workspace).folder.exists():
+            return False
+        try:
+            written = max(os.lstat(copy_).st_mtime for copy_ in copies)
+        except FileNotFoundError:
+            return True  # somebody removes them just now
+        return time.time() - written < _ABANDONED_SECONDS
 
     def read_record(self, title: str, version: str) -> ReleaseRecord | None:
         """Return a record; None when it is gone.

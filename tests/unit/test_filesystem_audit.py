@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,27 @@ def test_a_record_of_which_only_the_second_copy_is_left_is_told_unless_its_publi
     assert here.auditor.versions("sample") == ["0.1.0", "0.10.0"]
     assert here.auditor.look_at_record("sample", "0.9.0", None) == (None, None)
     assert here.auditor.versions("other") == []
+
+
+@pytest.mark.parametrize(("days", "versions"), [(6.9, ["0.1.0"]), (7.1, ["0.1.0", "0.9.0"])])
+def test_a_publishing_that_nobody_completed_for_a_week_hides_no_lost_record(
+    here: Place, days: float, versions: list[str]
+) -> None:
+    here.publish("0.9.0")
+    here.record("0.9.0").unlink()
+    (here.folder / ".partial").mkdir()
+    (copy_,) = (here.folder / ".records" / "0.9.0").iterdir()
+    os.utime(copy_, (0, time.time() - days * 86400))
+    assert here.auditor.versions("sample") == versions
+
+
+def test_a_copy_that_is_removed_while_it_is_looked_at_is_no_lost_record(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.record().unlink()
+    (here.folder / ".partial").mkdir()
+    monkeypatch.setattr(os, "lstat", fails_with(errno.ENOENT))
+    assert here.auditor.versions("sample") == []
 
 
 @pytest.mark.parametrize("end", [b" ", b"} "], ids=["same size", "other size"])
