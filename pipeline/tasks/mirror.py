@@ -91,8 +91,10 @@ class MirrorReleaseRecord(_BetweenArchives, PlannedTask[MirrorRun]):
         """Read the record in the source, and find out which blobs the destination has."""
         source, destination = self.ends()
         archive = get_interface(source)
-        record, damage = archive.auditor(self.workspace).look_at_record(self.title, self.version, None)
-        if damage is not None:
+        auditor = archive.auditor(self.workspace)
+        record, damage = auditor.look_at_record(self.title, self.version, None)
+        # What is damaged may be the second copy of a record that is what was published.
+        if damage is not None and (record is None or not auditor.is_proven(self.title, self.version)):
             name = record_title(self.title, self.version)
             raise RecordError(f"{name} in {printable(source)} is not copied: {damage}; AuditArchive can repair it.")
         if record is None:

@@ -128,6 +128,17 @@ def test_a_release_that_cannot_be_copied_does_not_stop_the_others(workshop: Work
     assert record_in(mirror, "probes", "0.1.0")["title"] == "probes-v0.1.0"
 
 
+def test_a_record_that_is_proven_is_copied_although_its_second_copy_is_damaged(
+    workshop: Workshop, mirror: Path
+) -> None:
+    publish(workshop, "cables", "0.1.0", {"a.csv": b"one"})
+    (copy,) = (workshop.title_folder("cables") / ".records" / "0.1.0").iterdir()
+    copy.write_bytes(b"damaged")
+    outcome = mirror_all(workshop)
+    assert outcome.code == 0, outcome.output
+    assert record_in(mirror, "cables", "0.1.0")["title"] == "cables-v0.1.0"
+
+
 def test_a_rehearsal_says_what_would_be_copied_and_changes_nothing(workshop: Workshop, mirror: Path) -> None:
     publish(workshop, "cables", "0.1.0", {"a.csv": b"one"})
     publish(workshop, "probes", "0.1.0", {"a.csv": b"two"})
