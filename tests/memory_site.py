@@ -23,6 +23,9 @@ class Stream(io.BytesIO):
 
     start = 0
 
+    def check_end(self) -> None:
+        pass
+
     def __init__(self, data: bytes, length: int | None) -> None:
         super().__init__(data)
         self.length = length

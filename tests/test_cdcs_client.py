@@ -579,6 +579,27 @@ def test_what_a_broken_proxy_makes_up_does_not_make_a_blob_count_as_published(as
         assert len(site.seen) == 2
 
 
+@pytest.mark.parametrize("ask", [CDCSClient.assign_blob, CDCSClient.attach_metadata])
+def test_an_answer_that_was_cut_off_in_its_head_is_not_taken_for_an_empty_one(ask: Callable[..., None]) -> None:
+    with FakeSite(cut_off_in_its_head) as site, pytest.raises(ArchiveError, match="something else than CDCS would"):
+        ask(_at(site), 1, 2)
+
+
+def test_a_blob_whose_answer_was_cut_off_in_its_head_is_not_taken_for_an_empty_one() -> None:
+    with FakeSite(cut_off_in_its_head) as site, _at(site).open_blob("/rest/blob/download/1/") as stream:
+        assert stream.read() == b""
+        with pytest.raises(ArchiveError, match="does not tell how long it is; run again"):
+            stream.check_end()
+    empty = FakeSite(lambda visit, seen: visit.reply(200, b""))
+    with empty as site, _at(site).open_blob("/rest/blob/download/1/") as stream:
+        stream.check_end()
+
+
+def cut_off_in_its_head(visit: Visit, seen: Seen) -> None:
+    visit.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+    visit.drop()
+
+
 def test_an_expired_token_is_obtained_anew() -> None:
     tokens = iter(["first", "second"])
 

@@ -59,6 +59,18 @@ def test_a_query_that_is_refused_is_not_taken_for_a_record_that_cannot_be_read()
         value_of(refusing, {}, "title")
 
 
+def test_a_site_that_fails_at_every_search_is_not_asked_for_every_text_there_is() -> None:
+    asked = []
+
+    def fail(query: Mapping[str, Any]) -> Iterator[Data]:
+        asked.append(query)
+        raise SiteRefusedError("The site is broken.", 500)
+
+    with pytest.raises(SiteRefusedError, match="is broken"):
+        list(read_all(fail, "title", lambda lost: None))
+    assert len(asked) < 12
+
+
 @pytest.mark.parametrize(("title", "told"), [("a-v1.0.0", "a-v1.0.0"), ("ü", None), ("x" * 400, None)])
 def test_what_the_index_has_of_a_record_that_cannot_be_read_is_told(title: str, told: str | None) -> None:
     assert value_of(index([title], [title]), {}, "title") == told

@@ -367,6 +367,21 @@ def test_a_leftover_that_was_put_to_use_is_not_deleted(desk: Desk) -> None:
     assert len(desk.site.blobs) == 2
 
 
+def test_a_leftover_whose_answer_was_cut_off_is_not_deleted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = desk.blob(b"alpha")
+    desk.site.put(b"alpha", "alice")
+    stream = Stream(b"", None)
+    error = TransferBrokenError("It does not tell how long it is.")
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(stream, "check_end", fail)
+    monkeypatch.setattr(desk.alice, "open_blob", lambda *arguments, **options: contextlib.nullcontext(stream))
+    assert desk.upload(blob) == ({}, {blob.digest: error})
+    assert desk.steps() == []
+
+
 def test_a_later_description_of_another_user_changes_nothing(desk: Desk) -> None:
     blob = desk.blob(b"alpha")
     first = desk.upload(blob)

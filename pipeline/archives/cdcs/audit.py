@@ -252,6 +252,7 @@ class CDCSAuditor(Auditor):
         extension = os.path.splitext(stored.filename)[1]
         name = f"damaged-{stored.id}-{digest}{extension}"
         with tempfile.TemporaryFile() as file, self.archive.curator.open_blob(stored.handle) as stream:
+            stream.check_end()
             for data in read_chunks(stream, CHUNK):
                 file.write(data)
             self._keep(name, file)

@@ -101,6 +101,16 @@ class Multipart:
         return data
 
 
+def is_delimited(response: requests.Response) -> bool:
+    """Tell whether an answer says where it ends, so that a cut would be noticed (RFC 9112, section 6.3)."""
+    return response.status_code == 204 or response.raw.chunked or _length(response) is not None
+
+
+def _length(response: requests.Response) -> int | None:
+    announced = response.headers.get("Content-Length", "")
+    return int(announced) if re.fullmatch(r"\d{1,18}", announced) else None
+
+
 class BlobStream(io.RawIOBase):
     """The bytes of a blob as they come.
 
@@ -113,13 +123,17 @@ class BlobStream(io.RawIOBase):
     """
 
     def __init__(self, response: requests.Response, start: int) -> None:
-        self._response, self.start = response, start
-        announced = response.headers.get("Content-Length", "")
-        self.length = int(announced) if re.fullmatch(r"\d{1,18}", announced) else None
+        self._response, self.start, self.length = response, start, _length(response)
 
     def readable(self) -> bool:
         """Return True."""
         return True
+
+    def check_end(self) -> None:
+        """Raise TransferBrokenError when the answer does not tell where it ends: nobody would notice a cut."""
+        if not is_delimited(self._response):
+            url = show_url(self._response.url)
+            raise TransferBrokenError(f"{url} does not tell how long it is; run again, or ask the site.")
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer, completely except at the end; raise TransferBrokenError when the end comes too early."""

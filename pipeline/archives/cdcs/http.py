@@ -33,6 +33,7 @@ from .bodies import (
     PacedAdapter,
     TemporaryError,
     explain_failure,
+    is_delimited,
     is_loopback,
     join_texts,
     join_url,
@@ -104,7 +105,7 @@ class Answer(NamedTuple):
             return cls(response.status_code, True, body.decode("utf-8", "replace"), False)
         with contextlib.suppress(ValueError, RecursionError):
             return cls(response.status_code, True, load_json(body), False)
-        return cls(response.status_code, False, None, not body.strip())
+        return cls(response.status_code, False, None, not body.strip() and is_delimited(response))
 
     def said(self) -> str:
         """Return what the site says, wherever it says it."""

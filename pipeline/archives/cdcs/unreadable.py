@@ -8,6 +8,7 @@ import contextlib
 import json
 import re
 import string
+import uuid
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from typing import Any
 
@@ -37,6 +38,11 @@ def read_all(ask: Ask, key: str, lose: Callable[[str], None], enough: int = _LON
         Is told the value of the key in each record that the site cannot read, or how it begins.
     enough : int, optional
         So many characters of a value tell it from all others.
+
+    Raises
+    ------
+    SiteRefusedError
+        When the site fails at a search that finds nothing, too.
     """
     seen: set[Ident] = set()
 
@@ -64,6 +70,8 @@ def read_all(ask: Ask, key: str, lose: Callable[[str], None], enough: int = _LON
         if len(characters) > 1:
             pending += _halves(begin, characters)
             continue
+        # Or it would be asked for every text there is.
+        next(ask({key: uuid.uuid4().hex}), None)
         begin += characters
         # It may be all, and others may go on after it, as 1.0.10 does after 1.0.1.
         if len(begin) == enough or (yield from readable({key: begin})):
@@ -95,7 +103,7 @@ def stub(ask: Ask, ident: Ident, title: str) -> Data:
 
 
 def unreadable_ids(curator: CDCSClient, known: Collection[Ident]) -> list[Ident]:
-    """Return which ids between those of records that can be read, or just after them, are of records that cannot."""
+    """Return the ids of records that cannot be read, two at most, near those of records that can."""
     numbers = {ident for ident in known if isinstance(ident, int)}
     gaps = [ident for ident in range(max(numbers, default=0) + 100, 0, -1) if ident not in numbers]
     found: list[Ident] = []
@@ -107,6 +115,8 @@ def unreadable_ids(curator: CDCSClient, known: Collection[Ident]) -> list[Ident]
                 if not is_broken(error):
                     raise
                 found.append(ident)
+                if len(found) > 1:
+                    break
     return found
 
 

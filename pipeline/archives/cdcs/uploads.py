@@ -283,7 +283,7 @@ class BlobShelf:
         return None
 
     def holds(self, stored: StoredBlob, blob: Blob, check: Callable[[], None]) -> bool:
-        """Tell whether a stored blob has all bytes of a blob, by reading it."""
+        """Tell whether a stored blob has all bytes of a blob, by reading it; an answer that is cut off is an error."""
         digest, left = new_hash(algorithm(blob.digest)), blob.size
         with self._curator.open_blob(stored.handle, most=blob.size + 1) as stream:
             if stream.length not in (None, blob.size):
@@ -292,6 +292,8 @@ class BlobShelf:
                 digest.update(data)
                 left -= len(data)
                 check()
+            if left > 0:
+                stream.check_end()
         return left == 0 and digest.hexdigest() == blob.digest
 
     def _yield_to_earlier(self, mine: Mapping[str, _Upload]) -> dict[str, str]:
