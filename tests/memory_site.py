@@ -23,12 +23,12 @@ class Stream(io.BytesIO):
 
     start = 0
 
-    def check_end(self) -> None:
-        pass
-
     def __init__(self, data: bytes, length: int | None) -> None:
         super().__init__(data)
         self.length = length
+
+    def check_end(self) -> None:
+        """Do nothing: it is never cut off."""
 
 
 class Site:

@@ -202,7 +202,7 @@ def test_the_folder_of_the_parts_is_durable_before_there_are_any(
     assert disk.steps == ["names in .", "names in title"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows tells it when something is written")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no handles of folders: writing tells it")
 def test_a_file_where_the_folder_of_the_parts_belongs_is_an_error(staging: Staging) -> None:
     staging.folder.touch()
     with pytest.raises(NotADirectoryError, match=staging.folder.name):
@@ -286,7 +286,7 @@ def test_other_file_systems_above_a_folder_are_left_alone(monkeypatch: pytest.Mo
     assert synced == [Path("/proc/self"), Path("/proc")]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="rights of users")
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no rights of owner, group and others")
 def test_a_private_file_and_its_folders_are_for_this_user_only(tmp_path: Path) -> None:
     file = tmp_path / "new" / "deep" / "digests.sqlite"
     make_private_file(file)

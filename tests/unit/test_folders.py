@@ -46,7 +46,7 @@ def test_everything_that_is_done_with_files_is_done_below_the_anchor(tmp_path: P
     assert sorted(path.name for path in anchor.rglob("*")) == ["a", "file", "lock"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
+@pytest.mark.skipif(os.name != "posix", reason="on Windows, only administrators may make symbolic links")
 def test_a_link_in_the_way_is_refused_by_name_and_nothing_is_written_behind_it(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     anchor = tmp_path / "anchor"
@@ -62,7 +62,7 @@ def test_a_link_in_the_way_is_refused_by_name_and_nothing_is_written_behind_it(t
     assert not list(elsewhere.iterdir())
 
 
-@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
+@pytest.mark.skipif(os.name != "posix", reason="on Windows, only administrators may make symbolic links")
 def test_a_link_that_takes_the_place_of_a_new_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +115,7 @@ def test_folders_may_be_named_relative_to_the_working_directory(
     assert (tmp_path / "anchor" / "deep" / "file").read_bytes() == b"data"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="rights of users")
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no rights of owner, group and others")
 def test_a_new_file_has_the_rights_that_every_program_gives_it(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     os.link(tmp_path / "usual", tmp_path / "with a second name")

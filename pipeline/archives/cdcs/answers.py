@@ -22,6 +22,11 @@ def has(told: Mapping[str, Any]) -> Callable[[Any], bool]:
     )
 
 
+def is_object(value: Any) -> bool:
+    """Tell whether an answer may be that to a request which CDCS answers by ``{}``."""
+    return isinstance(value, dict)
+
+
 def mapping(value: Any, host: str) -> dict[str, Any]:
     """Return a JSON object; raise ArchiveError for anything else."""
     if isinstance(value, dict):

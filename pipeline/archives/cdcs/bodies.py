@@ -1,4 +1,4 @@
-"""What goes over a connection to a CDCS site: uploads, downloads, patience with both, and what their failures mean."""
+"""What goes over a connection to a CDCS site: uploads, downloads, answers, patience with them, and what failures mean."""
 
 import contextlib
 import email.utils
@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -19,10 +19,12 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from ...checksums import Stream
+from ...documents import load_json
 from ...errors import ArchiveError, SourceChangedError, printable
 
 PORTS = {"https": 443, "http": 80}
 ROOM_FOR_HEADERS = 2**20
+LARGEST_ERROR = 2**18
 # An answer must bring this much within each read timeout spent waiting; without it one byte a minute would never end.
 _LEAST_PROGRESS = 2**14
 _BLOCK = 2**17
@@ -101,7 +103,7 @@ class Multipart:
         return data
 
 
-def is_delimited(response: requests.Response) -> bool:
+def _is_delimited(response: requests.Response) -> bool:
     """Tell whether an answer says where it ends, so that a cut would be noticed (RFC 9112, section 6.3)."""
     return response.status_code == 204 or response.raw.chunked or _length(response) is not None
 
@@ -131,7 +133,7 @@ class BlobStream(io.RawIOBase):
 
     def check_end(self) -> None:
         """Raise TransferBrokenError when the answer does not tell where it ends: nobody would notice a cut."""
-        if not is_delimited(self._response):
+        if not _is_delimited(self._response):
             url = show_url(self._response.url)
             raise TransferBrokenError(f"{url} does not tell how long it is; run again, or ask the site.")
 
@@ -147,6 +149,41 @@ class BlobStream(io.RawIOBase):
             view[: len(data)] = data
             return len(data)
         raise TransferBrokenError(f"The download of {url} broke off: {why}; run again to go on.")
+
+
+class Answer(NamedTuple):
+    """A whole answer: its status, and its JSON if it is JSON."""
+
+    status: int
+    is_json: bool
+    value: Any
+    is_empty: bool
+
+    @classmethod
+    def read(cls, response: requests.Response, most: int) -> "Answer":
+        """Read the body of a response and close it; an error is cut short, anything else must fit."""
+        body, cut = bytearray(), False
+        with contextlib.closing(response):
+            for piece in response.iter_content(2**16):
+                body += piece
+                if cut := response.status_code >= 400 and len(body) > LARGEST_ERROR:
+                    break
+                if len(body) > most:
+                    raise ArchiveError(f"{show_url(response.url)} sends more than {most} bytes; tell the site.")
+        if cut and "json" in response.headers.get("Content-Type", ""):
+            return cls(response.status_code, True, body.decode("utf-8", "replace"), False)
+        with contextlib.suppress(ValueError, RecursionError):
+            return cls(response.status_code, True, load_json(body), False)
+        return cls(response.status_code, False, None, not body.strip() and _is_delimited(response))
+
+    def said(self) -> str:
+        """Return what the site says, wherever it says it."""
+        value = self.value
+        if isinstance(value, dict):
+            value = value.get("message", value.get("detail", value.get("non_field_errors", value)))
+        if isinstance(value, dict):
+            value = "; ".join(f"{key}: {join_texts(texts)}" for key, texts in value.items())
+        return join_texts(value) if self.is_json else ""
 
 
 # --- what urllib3 says ------------------------------------------------------------------------------------------------

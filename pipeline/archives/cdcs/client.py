@@ -15,13 +15,13 @@ import requests
 from ...checksums import Stream
 from ...documents import load_json
 from ...errors import ArchiveError, RecordError, printable
-from .answers import has
+from .answers import has, is_object
 from .answers import ident as _ident
 from .answers import mapping as _mapping
 from .answers import sequence as _sequence
-from .bodies import ROOM_FOR_HEADERS, BlobStream, Multipart, join_url, show_url
+from .bodies import ROOM_FOR_HEADERS, Answer, BlobStream, Multipart, join_url, show_url
 from .contents import encode_content
-from .http import Answer, Ident, NotFoundError, Site, SiteRefusedError
+from .http import Ident, NotFoundError, Site, SiteRefusedError
 
 _MOST_PAGES = 100_000
 # As many SHA-1 digests as fit into the first line of a request: web servers take no more than 4 to 8 kB.
@@ -344,13 +344,13 @@ class CDCSClient(Site):
     def assign_blob(self, blob_id: Ident, workspace: Ident) -> None:
         """Move a blob into a workspace, where others can read it."""
         path = f"/rest/blob/{_segment(blob_id)}/assign/{_segment(workspace)}"
-        self.call("PATCH", path, doing=f"to publish the blob {printable(blob_id)}", repeat=True, fits=_is_object)
+        self.call("PATCH", path, doing=f"to publish the blob {printable(blob_id)}", repeat=True, fits=is_object)
 
     def attach_metadata(self, blob_id: Ident, data_id: Ident) -> None:
         """Link a record to a blob as its metadata."""
         path = f"/rest/blob/{_segment(blob_id)}/metadata/{_segment(data_id)}/"
         doing = f"to attach metadata to the blob {printable(blob_id)}"
-        self.call("POST", path, doing=doing, repeat=True, fits=_is_object)
+        self.call("POST", path, doing=doing, repeat=True, fits=is_object)
 
     def list_own_blobs(self, filename: str | None = None) -> list[Blob]:
         """Return the user's own blobs, all or those of exactly one name."""
@@ -440,8 +440,3 @@ class CDCSClient(Site):
 
 def _segment(ident: Ident) -> str:
     return quote(str(ident), safe="")
-
-
-def _is_object(value: Any) -> bool:
-    """Tell whether an answer may be that to a request which CDCS answers by ``{}`` or nothing."""
-    return isinstance(value, dict)

@@ -14,28 +14,27 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
 from ...credentials import GIVEN, LoginRefusedError, Source
-from ...documents import load_json
 from ...errors import ArchiveError, CredentialsError, PipelineError, printable
 from ...hiding import hide, hide_login, hide_proxies, without_secrets
 from .bodies import (
+    LARGEST_ERROR,
     LIMITS,
     PORTS,
     ROOM_FOR_HEADERS,
+    Answer,
     Authorization,
     Multipart,
     PacedAdapter,
     TemporaryError,
     explain_failure,
-    is_delimited,
     is_loopback,
-    join_texts,
     join_url,
     origin_of,
     pause_in,
@@ -46,7 +45,6 @@ T = TypeVar("T")
 Ident = int | str
 
 _LONGEST_PAUSE = 300.0
-_LARGEST_ERROR = 2**18
 _LONGEST_MESSAGE = 400
 _MOST_REDIRECTS = 5
 
@@ -80,41 +78,6 @@ class NotFoundError(SiteRefusedError):
 
 class SiteUnavailableError(ArchiveError):
     """The site did not answer as a working site does, several times in a row. Running again later may help."""
-
-
-class Answer(NamedTuple):
-    """A whole answer: its status, and its JSON if it is JSON."""
-
-    status: int
-    is_json: bool
-    value: Any
-    is_empty: bool
-
-    @classmethod
-    def read(cls, response: requests.Response, most: int) -> "Answer":
-        """Read the body of a response and close it; an error is cut short, anything else must fit."""
-        body, cut = bytearray(), False
-        with contextlib.closing(response):
-            for piece in response.iter_content(2**16):
-                body += piece
-                if cut := response.status_code >= 400 and len(body) > _LARGEST_ERROR:
-                    break
-                if len(body) > most:
-                    raise ArchiveError(f"{show_url(response.url)} sends more than {most} bytes; tell the site.")
-        if cut and "json" in response.headers.get("Content-Type", ""):
-            return cls(response.status_code, True, body.decode("utf-8", "replace"), False)
-        with contextlib.suppress(ValueError, RecursionError):
-            return cls(response.status_code, True, load_json(body), False)
-        return cls(response.status_code, False, None, not body.strip() and is_delimited(response))
-
-    def said(self) -> str:
-        """Return what the site says, wherever it says it."""
-        value = self.value
-        if isinstance(value, dict):
-            value = value.get("message", value.get("detail", value.get("non_field_errors", value)))
-        if isinstance(value, dict):
-            value = "; ".join(f"{key}: {join_texts(texts)}" for key, texts in value.items())
-        return join_texts(value) if self.is_json else ""
 
 
 class _Session(requests.Session):
@@ -418,7 +381,7 @@ class Site:
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         content = json.dumps({"username": self.user, "password": self._password}).encode()
         url = f"{self.host}/api-token-auth/"
-        allowance = _LARGEST_ERROR + ROOM_FOR_HEADERS
+        allowance = LARGEST_ERROR + ROOM_FOR_HEADERS
         got = self._exchange("POST", url, headers, content, True, allowance)
         elsewhere = join_url(url, got.headers.get("Location", ""))
         if got.is_redirect and origin_of(elsewhere) != self._origin:
