@@ -1,4 +1,4 @@
-"""What goes over a connection to a CDCS site: uploads, downloads, answers, patience with them, and what failures mean."""
+"""What goes over a connection to a CDCS site: uploads, downloads, answers, patience with them, and what fails."""
 
 import contextlib
 import email.utils
