@@ -18,9 +18,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline import ArchiveInterface, CDCSArchive, FileSystemArchive
 from pipeline.archives.filesystem import create_archive
@@ -33,6 +33,9 @@ from tests.forked import ForkedWorkshop
 from tests.support import Outcome, assert_archive_is_sound, sha1, tree
 
 VERSION = "0.1.0"
+# Each leaves blobs on the site, and CDCS takes the longer to list them the more there are.
+_ATTACKS_ON_A_SITE = 60
+SomeAttack = TypeVar("SomeAttack")
 
 
 class Place:
@@ -74,6 +77,14 @@ def a_place(folder: Path) -> Iterator[Place]:
         network.upstream = server.local_url
         make_archive(server)
         yield Place(folder, server, network)
+
+
+def each_at_a_place(attacks: Sequence[SomeAttack]) -> Iterator[tuple[Place, SomeAttack]]:
+    """Yield attacks, each with a place for it: now and then a new one."""
+    for start in range(0, len(attacks), _ATTACKS_ON_A_SITE):
+        with tempfile.TemporaryDirectory() as folder, a_place(Path(folder)) as place:
+            for attack in attacks[start : start + _ATTACKS_ON_A_SITE]:
+                yield place, attack
 
 
 class Round(Site):
@@ -386,20 +397,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--only", default="", help="only attacks whose sentence holds this text")
     asked = parser.parse_args()
-    findings: list[str] = []
     with tempfile.TemporaryDirectory() as folder, a_place(Path(folder)) as place:
         attacks = [attack for attack in all_attacks(place) if asked.only in str(attack)]
-        random.Random(asked.seed).shuffle(attacks)
-        end = time.monotonic() + (asked.seconds or float("inf"))
-        tried = 0
-        for attack in attacks:
-            if time.monotonic() > end:
-                break
-            tried += 1
-            for finding in carry_out(place, attack):
-                findings.append(finding)
-                print(f"FINDING {finding}", flush=True)
-        print(f"seed {asked.seed}: {tried} of {len(attacks)} attacks, {len(findings)} findings; {dict(place.attempts)}")
+    random.Random(asked.seed).shuffle(attacks)
+    end = time.monotonic() + (asked.seconds or float("inf"))
+    tried, findings, figures = 0, 0, dict[Place, Counter[str]]()
+    for place, attack in each_at_a_place(attacks):
+        if time.monotonic() > end:
+            break
+        tried, figures[place] = tried + 1, place.attempts
+        for finding in carry_out(place, attack):
+            findings += 1
+            print(f"FINDING {finding}", flush=True)
+    ends = dict(sum(figures.values(), Counter()))
+    print(f"seed {asked.seed}: {tried} of {len(attacks)} attacks, {findings} findings; {ends}")
     return int(bool(findings))
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tests.attacks.faults import Fault, badly_ended, calls_of, possible_faults, strike
 from tests.attacks.kills import KILLED, suicide
-from tests.attacks.network import ACTIONS, Action, Place, a_place
+from tests.attacks.network import ACTIONS, Action, Place, a_place, each_at_a_place
 
 KILL = "SIGKILL"
 
@@ -64,14 +64,14 @@ def main() -> int:
     end, tried, findings, ends = time.monotonic() + given.seconds, 0, 0, Counter[str]()
     with tempfile.TemporaryDirectory() as folder, a_place(Path(folder)) as place:
         attacks = [attack for action in ACTIONS for attack in all_attacks(place, action) if given.only in str(attack)]
-        random.Random(given.seed).shuffle(attacks)
-        for attack in attacks:
-            if time.monotonic() > end:
-                break
-            found, how = carry_out(place, attack)
-            tried, findings, ends = tried + 1, findings + bool(found), ends + Counter([how])
-            for finding in found:
-                print(f"FINDING {finding}", flush=True)
+    random.Random(given.seed).shuffle(attacks)
+    for place, attack in each_at_a_place(attacks):
+        if time.monotonic() > end:
+            break
+        found, how = carry_out(place, attack)
+        tried, findings, ends = tried + 1, findings + bool(found), ends + Counter([how])
+        for finding in found:
+            print(f"FINDING {finding}", flush=True)
     told = ", ".join(f"{count} x {how}" for how, count in sorted(ends.items()))
     print(f"{tried} of {len(attacks)} attacks ({told}), {findings} with findings, seed {given.seed}")
     return bool(findings)
