@@ -77,9 +77,9 @@ class Site:
             with process:
                 pass
 
-    def fetched(self, version: str = "0.1.0") -> dict[str, bytes | None]:
-        """Return the files that were fetched."""
-        found = tree(self.workshop.folder / "fetched" / f"{self.title}-v{version}")
+    def fetched(self, version: str = "0.1.0", title: str = "") -> dict[str, bytes | None]:
+        """Return the files that were fetched, of its own release or of another one."""
+        found = tree(self.workshop.folder / "fetched" / f"{title or self.title}-v{version}")
         return {path: data for path, data in found.items() if data is not None and not path.startswith(".rme/")}
 
 

@@ -98,6 +98,7 @@ class Round(Site):
         # One after the other, so that a number means the same request each time.
         config.write_text(config.read_text().replace("[pipeline]", "[pipeline]\nthreads = 1"))
         self.place, self.action, self.alice = place, action, place.alice()
+        self.titles = (self.title, f"{self.title}-other")[: action.releases]
         dice = random.Random(self.title)
         self.content = {f"{name}.csv": dice.randbytes(400 + dice.randrange(400)) for name in "ab"}
         self.content["big.bin"] = dice.randbytes(70_000)
@@ -118,17 +119,22 @@ class Round(Site):
 
     # --- what is there before -------------------------------------------------------------------------------------
 
-    def put(self, archive: ArchiveInterface) -> None:
-        """Publish the files without a process of their own."""
+    def put(self, archive: ArchiveInterface, title: str = "", *requirements: str) -> None:
+        """Publish the files without a process of their own, under the title of this round or another one."""
+        title = title or self.title
         project = {path: {"/path/": path, "/item/": "File"} for path in self.content}
-        name, folder = f"{self.title}-v{VERSION}", self.workshop.folder / "project"
-        archive.upload_blobs_and_update_mapping(name, self.title, self.workspace, project, folder, 4, 2**20)
-        record = {"title": name, "title_versionless": self.title, "version": VERSION, "project": project}
-        archive.upload_release_record(record, self.workspace)
+        name, folder = f"{title}-v{VERSION}", self.workshop.folder / "project"
+        archive.upload_blobs_and_update_mapping(name, title, self.workspace, project, folder, 4, 2**20)
+        record = {"title": name, "title_versionless": title, "version": VERSION, "project": project}
+        archive.upload_release_record({**record, "requirements": list(requirements)}, self.workspace)
 
     def put_on_site(self) -> None:
         """Publish on the site."""
         self.put(self.alice)
+
+    def put_what_requires_it_on_site(self) -> None:
+        """Publish another release on the site, which requires the one of this round."""
+        self.put(self.alice, *reversed(self.titles))
 
     def put_in_folder(self) -> None:
         """Publish in the folder."""
@@ -169,24 +175,29 @@ class Round(Site):
         """Return what is wrong when the task was completed."""
         wrong = [] if may_be_twice else self._twice()
         for archive in self._archives():
-            if not self._is_whole(archive):
-                wrong.append(f"what was fetched from {archive.host} is not what was published")
-            found = audit(archive, title=self.title, workspace=self.workspace)
-            wrong += map(str, found.failures)
-        if self.action.task == "FetchRelease" and self.fetched(VERSION) != self.content:
-            wrong.append("what the task fetched is not what was published")
+            for title in self.titles:
+                if not self._is_whole(archive, title):
+                    wrong.append(f"what was fetched from {archive.host} is not what was published as {title}")
+                found = audit(archive, title=title, workspace=self.workspace)
+                wrong += map(str, found.failures)
+        if self.action.task == "FetchRelease":
+            for title in self.titles:
+                if self.fetched(VERSION, title) != self.content:
+                    wrong.append(f"what the task fetched is not what was published as {title}")
         assert_archive_is_sound(self.workshop.folder / "mirror")
         return wrong
 
     def half_done(self) -> list[str]:
         """Return what is wrong when the task was not completed: a record without its blobs, a file of other bytes."""
         wrong = []
-        with contextlib.suppress(ReleaseRecordNotFoundError):
-            if self.action.task != "AuditArchive" and not all(map(self._is_whole, self._archives())):
-                wrong.append("a record can be seen, and not all of its blobs")
-        fetched = {path: data for path, data in self.fetched(VERSION).items() if ".part" not in path}
-        if not fetched.items() <= self.content.items():
-            wrong.append("a fetched file has other bytes")
+        for title, archive in itertools.product(self.titles, self._archives()):
+            with contextlib.suppress(ReleaseRecordNotFoundError):
+                if self.action.task != "AuditArchive" and not self._is_whole(archive, title):
+                    wrong.append(f"the record of {title} can be seen in {archive.host}, and not all of its blobs")
+        for title in self.titles:
+            fetched = {path: data for path, data in self.fetched(VERSION, title).items() if ".part" not in path}
+            if not fetched.items() <= self.content.items():
+                wrong.append(f"a fetched file of {title} has other bytes")
         assert_archive_is_sound(self.workshop.folder / "mirror") if not self.action.damages_folder else None
         return wrong
 
@@ -216,8 +227,8 @@ class Round(Site):
         if self.action.has_folder:
             yield FileSystemArchive(self.workshop.folder / "mirror")
 
-    def _is_whole(self, archive: ArchiveInterface) -> bool:
-        (record,) = archive.get_release_records(self.title, None, self.workspace).values()
+    def _is_whole(self, archive: ArchiveInterface, title: str) -> bool:
+        (record,) = archive.get_release_records(title, None, self.workspace).values()
         target = self.workshop.folder / "whole"
         shutil.rmtree(target, ignore_errors=True)
         with contextlib.suppress(BlobsFailedError):
@@ -241,7 +252,9 @@ class Round(Site):
                     kind = "aside" if is_aside else "private" if blob.workspace is None else "blob"
                     found[f"{kind} {path}"] += 1
         kinds = ("blob", "description of")
-        expected = Counter({"Release": 1} | {f"{kind} {path}": 1 for path in self.content for kind in kinds})
+        expected = Counter(
+            {"Release": self.action.releases} | {f"{kind} {path}": 1 for path in self.content for kind in kinds}
+        )
         if self.action.damages_site:
             # CDCS keeps what described a blob that was deleted.
             expected.update({"aside a.csv": 1, "description of a.csv": 1, "description of big.bin": 1})
@@ -271,6 +284,7 @@ class Action(NamedTuple):
     has_folder: bool = False
     damages_site: bool = False
     damages_folder: bool = False
+    releases: int = 1
 
 
 def _publish(site: Round) -> dict[str, Any]:
@@ -279,6 +293,14 @@ def _publish(site: Round) -> dict[str, Any]:
 
 def _fetch(site: Round) -> dict[str, Any]:
     return {**site.options(), "destination": "fetched"}
+
+
+def _fetch_all(site: Round) -> dict[str, Any]:
+    return {**_fetch(site), "title": site.titles[-1], "with_requirements": True}
+
+
+def _mirror_all(site: Round) -> dict[str, Any]:
+    return {"source": site.server.base_url, "destination": "mirror", "titles": ",".join(site.titles)}
 
 
 def _mirror(to_site: bool) -> Callable[[Round], dict[str, Any]]:
@@ -302,12 +324,15 @@ _ON_SITE, _IN_FOLDER, _BOTH = (
     (Round.put_in_folder,),
     (Round.put_on_site, Round.put_in_folder),
 )
+_TWO_ON_SITE = (Round.put_on_site, Round.put_what_requires_it_on_site)
 ACTIONS = (
     Action("publish", "PublishRelease", 26, _publish),
     Action("publish again", "PublishRelease", 8, _publish, (Round.publish_with_the_task,)),
     Action("fetch", "FetchRelease", 9, _fetch, _ON_SITE),
     Action("mirror to a site", "MirrorRelease", 27, _mirror(True), _IN_FOLDER, has_folder=True),
     Action("mirror from a site", "MirrorRelease", 9, _mirror(False), _ON_SITE, has_folder=True),
+    Action("fetch what is required", "FetchRelease", 18, _fetch_all, _TWO_ON_SITE, releases=2),
+    Action("mirror all", "MirrorArchive", 15, _mirror_all, _TWO_ON_SITE, has_folder=True, releases=2),
     Action(
         "repair a site",
         "AuditArchive",
