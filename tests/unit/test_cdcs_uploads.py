@@ -202,6 +202,29 @@ def test_what_has_its_pid_only_after_it_was_listed_is_described_by_it(
     assert desk.upload(blob) == ({blob.digest: left.pid}, {})
 
 
+def test_what_another_run_is_uploading_is_not_changed_before_it_has_its_pid(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = desk.blob(b"alpha")
+    named = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", None)
+    desk.site.blobs[str(named.id)] = (named._replace(pid=None), "alice", b"alpha")
+
+    def pause(failures: int) -> None:
+        assert desk.steps() == []
+        if failures == 2:
+            desk.site.blobs[str(named.id)] = (named, "alice", b"alpha")
+
+    monkeypatch.setattr(desk.alice, "pause", pause)
+    assert desk.upload(blob) == ({blob.digest: named.pid}, {})
+
+
+def test_what_an_interrupted_run_left_on_a_site_without_pids_is_not_waited_for_for_long(desk: Desk) -> None:
+    blob, desk.site.gives_pids = desk.blob(b"alpha"), False
+    left = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", None)
+    assert desk.upload(blob) == ({blob.digest: left.handle}, {})
+    assert desk.alice.paused == [1, 2]
+
+
 def test_what_an_interrupted_run_left_is_not_read_to_its_end_by_one_that_stops(desk: Desk) -> None:
     def check() -> None:
         raise InterruptedError

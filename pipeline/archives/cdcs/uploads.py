@@ -199,6 +199,7 @@ class BlobShelf:
         stored = self._whole(leftovers, blob, workers.check)
         if stored is not None:
             try:
+                stored = self._settled(stored)
                 used = _Upload(stored, self._put_to_use(stored, blob), False)
                 meter.advanced(blob.paths[0], blob.size)
                 return used
@@ -210,6 +211,19 @@ class BlobShelf:
                     raise
         stored = self._send(blob, source, meter, workers.check)
         return _Upload(stored, self._put_to_use(stored, blob), True)
+
+    def _settled(self, stored: StoredBlob) -> StoredBlob:
+        """Return a blob as it is when the run that uploads it has its answer; it may be doing so just now.
+
+        CDCS shows a blob a moment before it gives it a PID. Who changes it in that moment lets it get a second one, and
+        CDCS refuses every change of a blob that has two. Sites without PIDs, and killed runs, leave it without one.
+        """
+        for failures in range(3):
+            if stored.pid is None:
+                if failures:
+                    self._curator.pause(failures)
+                stored = self._curator.get_blob(stored.id)
+        return stored
 
     def _exists(self, stored: StoredBlob) -> bool:
         try:
