@@ -202,18 +202,29 @@ def test_what_has_its_pid_only_after_it_was_listed_is_described_by_it(
     assert desk.upload(blob) == ({blob.digest: left.pid}, {})
 
 
-def test_what_another_run_is_uploading_is_not_changed_before_it_has_its_pid(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_mine", [False, True], ids=["by another run", "by this one, which gave up waiting"])
+def test_what_is_just_being_uploaded_is_not_changed_before_it_has_its_pid(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, is_mine: bool
 ) -> None:
     blob = desk.blob(b"alpha")
     named = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", None)
-    desk.site.blobs[str(named.id)] = (named._replace(pid=None), "alice", b"alpha")
+    del desk.site.blobs[str(named.id)]
+
+    def show(stored: StoredBlob) -> None:
+        desk.site.blobs[str(named.id)] = (stored, "alice", b"alpha")
+
+    def lose_answer(name: str, stream: Any, size: int, already_done: Any) -> Any:
+        show(named._replace(pid=None))
+        return already_done()
 
     def pause(failures: int) -> None:
         assert desk.steps() == []
         if failures == 2:
-            desk.site.blobs[str(named.id)] = (named, "alice", b"alpha")
+            show(named)
 
+    if not is_mine:
+        show(named._replace(pid=None))
+    monkeypatch.setattr(desk.alice, "upload_blob", lose_answer)
     monkeypatch.setattr(desk.alice, "pause", pause)
     assert desk.upload(blob) == ({blob.digest: named.pid}, {})
 

@@ -199,7 +199,6 @@ class BlobShelf:
         stored = self._whole(leftovers, blob, workers.check)
         if stored is not None:
             try:
-                stored = self._settled(stored)
                 used = _Upload(stored, self._put_to_use(stored, blob), False)
                 meter.advanced(blob.paths[0], blob.size)
                 return used
@@ -292,7 +291,7 @@ class BlobShelf:
         for stored in leftovers:
             with contextlib.suppress(NotFoundError):
                 if self.holds(stored, blob, check):
-                    return stored
+                    return self._settled(stored)
             self._curator.delete_blob(stored.id)
         return None
 
