@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def no_secrets_of_others() -> Iterator[None]:
     known = pipeline.hiding._known
     yield
     pipeline.hiding._known = known
+
+
+@pytest.fixture(autouse=True)
+def nothing_frozen() -> Iterator[None]:
+    """Let the garbage collector see all again: a run ends with its process, and hypothesis looks for what it keeps."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
