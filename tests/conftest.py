@@ -1,6 +1,7 @@
 """Fixtures of all tests."""
 
 import gc
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def no_keyring() -> Iterator[None]:
         keyring.set_keyring(Keyring())
         yield
     keyring.set_keyring(own)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_are_heard() -> Iterator[None]:
+    """Let runs be interrupted also where the tests were started in the background, which ignores interrupts."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)
