@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.archives.cdcs.client import Blob as StoredBlob
 from pipeline.archives.cdcs.client import Data
 from pipeline.archives.cdcs.contents import encode_content
-from pipeline.archives.cdcs.http import NotAllowedError, NotFoundError, SiteUnavailableError
+from pipeline.archives.cdcs.http import NotAllowedError, NotFoundError, SiteRefusedError, SiteUnavailableError
 from pipeline.errors import PipelineError
 from pipeline.release import RECORD_PID
 from tests.cdcs import OTHER, PUBLIC
@@ -45,6 +45,7 @@ class Site:
         self.templates: dict[str, list[int]] = {"Release": [RELEASES], "BlobMetadata": [TEMPLATE]}
         self.workspaces = {PUBLIC: HERE, OTHER: ELSEWHERE}
         self.gone: set[str] = set()
+        self.with_two_pids: set[str] = set()
         self.ignores_queries = self.tells_the_newest_first = False
 
     def put(self, data: bytes, owner: str, name: str = "", workspace: int | None = HERE) -> StoredBlob:
@@ -150,6 +151,7 @@ class Curator:
         stored, owner, data = self.site.blobs[number]
         self.site.blobs[number] = (stored._replace(workspace=workspace), owner, data)
         self.site.done.append("assign")
+        self._set_pid(number)
 
     def delete_blob(self, number: str) -> None:
         if (stored := self.site.blobs.pop(str(number), None)) is not None:
@@ -170,6 +172,12 @@ class Curator:
     def attach_metadata(self, blob: str, data: int) -> None:
         self.get_blob(blob)
         self.site.done.append("attach")
+        self._set_pid(blob)
+
+    def _set_pid(self, number: str) -> None:
+        """Do what CDCS does after each change of a blob: it is made, and refused where the blob has two PIDs."""
+        if number in self.site.with_two_pids:
+            raise SiteRefusedError("An error occurred while setting a PID", 500)
 
     def delete_data(self, number: int) -> None:
         self.site.done.append(f"delete data of {self.site.data.pop(number)[1]}")

@@ -1,5 +1,7 @@
 """What becomes of blobs on a CDCS site that somebody else deletes, moves, describes or is uploading too."""
 
+import contextlib
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import CDCSArchive
+from pipeline.archives.cdcs.http import SiteRefusedError
 from pipeline.errors import BlobDamagedError, BlobNotThereError, BlobsFailedError
 from pipeline.manifest import Manifest
 from pipeline.release import BYTES, FILE, ITEM, PATH, PID, SHA1, Blob, ReleaseRecord
@@ -127,6 +130,31 @@ def test_a_blob_that_is_only_described_is_missing(alice: CDCSArchive) -> None:
         alice.open_blob(blob, {}, PUBLIC),
     ):
         pass
+
+
+def test_a_blob_with_two_pids_which_cdcs_refuses_to_change_does_not_stop_a_publisher(
+    workshop: Workshop, server: CDCSServer, alice: CDCSArchive
+) -> None:
+    site, data = Site(workshop, server, "two-pids"), b"two runs changed it before it had its PID"
+    workshop.project(files={"a.csv": data})
+    file, name = workshop.folder / "project" / "a.csv", f"{sha1(data)}.csv"
+    left = alice.curator.upload_blob(name, file, len(data))
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3", timeout=60)) as database, database:
+        database.execute(
+            "INSERT INTO core_linked_records_app_localid(record_name, record_object_class, record_object_id) "
+            "SELECT 'cdcs/ANOTHER', record_object_class, record_object_id FROM core_linked_records_app_localid "
+            "WHERE record_object_id = ?",
+            (str(left.id),),
+        )
+    with pytest.raises(SiteRefusedError, match="while setting a PID"):
+        alice.curator.assign_blob(left.id, alice.curator.workspace_id(PUBLIC))
+    outcome = site.publish("1.0.0")
+    assert outcome.code == 0, outcome.output
+    record = alice.get_release("two-pids", "1.0.0", PUBLIC)
+    assert record is not None
+    (new,) = (own for own in alice.curator.find_own_blobs([sha1(data)]) if own.id != left.id)
+    assert record["project"]["a.csv"][PID] == new.pid is not None
+    assert "Nothing to do" in site.publish("1.0.0").output
 
 
 def test_one_file_that_may_not_be_published_leaves_nothing_behind(server: CDCSServer, tmp_path: Path) -> None:

@@ -236,6 +236,53 @@ def test_what_an_interrupted_run_left_on_a_site_without_pids_is_not_waited_for_f
     assert desk.alice.paused == [1, 2]
 
 
+def two_pids(desk: Desk, blob: Blob, workspace: int | None = None) -> StoredBlob:
+    """Let an interrupted run leave a blob to which CDCS gave two PIDs."""
+    left = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", workspace)
+    desk.site.blobs[str(left.id)] = (left._replace(pid=None), "alice", b"alpha")
+    desk.site.with_two_pids.add(str(left.id))
+    return left
+
+
+@pytest.mark.parametrize("workspace", [None, HERE])
+def test_what_the_site_lets_nobody_change_any_more_is_left_alone_and_uploaded_anew(
+    desk: Desk, workspace: int | None
+) -> None:
+    blob = desk.blob(b"alpha")
+    left = two_pids(desk, blob, workspace)
+    first = desk.upload(blob)
+    (new,) = (stored for stored, _, _ in desk.site.blobs.values() if stored.id != left.id)
+    assert first == ({blob.digest: new.pid}, {})
+    assert [data.content()["blob/PID/"] for data, _ in desk.site.data.values()] == [new.pid]
+    assert desk.upload(blob) == first
+
+
+def test_where_a_second_one_may_not_be_changed_either_no_run_uploads_a_third(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    left = {two_pids(desk, blob).id for _ in range(2)}
+    for _ in range(3):
+        pids, failures = desk.upload(blob)
+        assert (pids, set(failures)) == ({}, {blob.digest})
+        assert ({*desk.site.blobs}, desk.site.data) == (left, {})
+    desk.site.with_two_pids.clear()
+    assert set(desk.upload(blob)[0]) == {blob.digest}
+    assert {*desk.site.blobs} == left
+
+
+def test_an_upload_whose_answer_was_lost_is_not_taken_for_what_may_not_be_changed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob, arrived = desk.blob(b"alpha"), list[StoredBlob]()
+
+    def lose_answer(name: str, stream: Any, size: int, already_done: Any) -> Any:
+        arrived.append(desk.site.put(b"alpha", "alice", name, None))
+        return already_done()
+
+    two_pids(desk, blob)
+    monkeypatch.setattr(desk.alice, "upload_blob", lose_answer)
+    assert desk.upload(blob) == ({blob.digest: arrived[0].pid}, {})
+
+
 def test_what_an_interrupted_run_left_is_not_read_to_its_end_by_one_that_stops(desk: Desk) -> None:
     def check() -> None:
         raise InterruptedError

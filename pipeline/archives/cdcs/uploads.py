@@ -24,7 +24,7 @@ from ..sources import BlobSource
 from .client import Blob as StoredBlob
 from .client import CDCSClient, Data
 from .contents import is_sealed, sealed, without
-from .http import Ident, NotAllowedError, NotFoundError, SiteUnavailableError
+from .http import Ident, NotAllowedError, NotFoundError, SiteRefusedError, SiteUnavailableError
 
 SHA1_KEY, PID_KEY, HANDLE_KEY = "sha1", "blob/PID/", "/handle/"
 # A site gives at most a hundred records in one answer, and a blob may be described more than once.
@@ -196,19 +196,23 @@ class BlobShelf:
     def _upload(
         self, blob: Blob, leftovers: list[StoredBlob], source: BlobSource, meter: Meter, workers: Workers
     ) -> _Upload:
-        stored = self._whole(leftovers, blob, workers.check)
-        if stored is not None:
+        is_refused = False
+        for stored in self._whole(leftovers, blob, workers.check):
             try:
                 used = _Upload(stored, self._put_to_use(stored, blob), False)
                 meter.advanced(blob.paths[0], blob.size)
                 return used
             except NotAllowedError:
                 raise
-            except ArchiveError:
+            except ArchiveError as error:
                 # The run that uploaded it removes it when a third one was faster than both.
-                if self._exists(stored):
+                if not self._exists(stored):
+                    continue
+                # One may have two PIDs. Where a second one is refused as well, a third would not help.
+                if is_refused or not isinstance(error, SiteRefusedError):
                     raise
-        stored = self._send(blob, source, meter, workers.check)
+                is_refused = True
+        stored = self._send(blob, leftovers, source, meter, workers.check)
         return _Upload(stored, self._put_to_use(stored, blob), True)
 
     def _settled(self, stored: StoredBlob) -> StoredBlob:
@@ -240,8 +244,8 @@ class BlobShelf:
         description = self.describe(blob, pid, stored.handle)
         try:
             self._curator.attach_metadata(stored.id, description.record)
-        except ArchiveError:
-            if not self._exists(stored):
+        except ArchiveError as error:
+            if isinstance(error, SiteRefusedError) or not self._exists(stored):
                 self._curator.delete_data(description.record)
             raise
         self._made[blob.digest] = description, time.monotonic()
@@ -263,9 +267,14 @@ class BlobShelf:
                 self._curator.delete_blob(stored.id)
             raise
 
-    def _send(self, blob: Blob, source: BlobSource, meter: Meter, check: Callable[[], None]) -> StoredBlob:
+    def _send(
+        self, blob: Blob, earlier: Collection[StoredBlob], source: BlobSource, meter: Meter, check: Callable[[], None]
+    ) -> StoredBlob:
+        known = {stored.id for stored in earlier}
+
         def already_done() -> StoredBlob | None:
-            return self._whole(self._leftovers([blob.digest]).get(blob.digest, []), blob, check)
+            found = self._leftovers([blob.digest]).get(blob.digest, [])
+            return next(self._whole([stored for stored in found if stored.id not in known], blob, check), None)
 
         name = blob.digest + _extension(blob.paths[0])
         with _CheckedSource(source, blob, meter, check) as stream:
@@ -286,14 +295,14 @@ class BlobShelf:
         data = self._curator.create_data(blob.digest, template, self.workspace, content, already_done)
         return Description(age(data), data.id, blob.digest, pid, blob.size, handle)
 
-    def _whole(self, leftovers: list[StoredBlob], blob: Blob, check: Callable[[], None]) -> StoredBlob | None:
-        """Return one that has all bytes of the blob; delete those that have others."""
+    def _whole(self, leftovers: list[StoredBlob], blob: Blob, check: Callable[[], None]) -> Iterator[StoredBlob]:
+        """Yield those that have all bytes of the blob; delete those that have others."""
         for stored in leftovers:
             with contextlib.suppress(NotFoundError):
                 if self.holds(stored, blob, check):
-                    return self._settled(stored)
+                    yield self._settled(stored)
+                    continue
             self._curator.delete_blob(stored.id)
-        return None
 
     def holds(self, stored: StoredBlob, blob: Blob, check: Callable[[], None]) -> bool:
         """Tell whether a stored blob has all bytes of a blob, by reading it; an answer that is cut off is an error."""
