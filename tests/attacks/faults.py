@@ -1,6 +1,7 @@
-"""Let one call to the operating system fail, for every call of an operation and every way in which it may fail.
+"""Let one call to the operating system fail or never return, for every call of an operation and every such way.
 
-``python -m tests.attacks.faults`` tries all of them, in an order that the seed tells, as long as there is time.
+``python -m tests.attacks.faults`` tries all of them as long as there is time: each call in one way before any in two,
+in an order that the seed tells.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import errno
 import json
 import os
 import random
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -18,10 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tests.attacks.calls import REAL, Call, intercept
+from tests.attacks.order import one_of_each_first, share_of_sorts
 from tests.attacks.scenes import SCENES, Scene, Scenery, Stage
 from tests.support import Outcome, Workshop
 
-SHORT = "short"
+SHORT, KILL = "short", "SIGKILL"
+KILLED = -signal.SIGKILL
 # What may go wrong with each call.
 _ERRORS = {
     "open": ("ENOSPC", "EIO", "EACCES", "EMFILE", "EINTR"),
@@ -76,7 +80,7 @@ class Fault(NamedTuple):
     step : int
         The number of the call that fails, counted from 1.
     error : str
-        Its error, or that it reads or writes less than it was asked to.
+        Its error, that it reads or writes less than it was asked to, or that the process is killed before it.
     lasts : bool
         Whether all calls of its kind fail from then on, too.
     """
@@ -89,6 +93,7 @@ class Fault(NamedTuple):
 def possible_faults(names: list[str]) -> Iterator[Fault]:
     """Yield what may go wrong in a run that makes these calls."""
     for step, name in enumerate(names, 1):
+        yield Fault(step, KILL)
         for error in _ERRORS[name]:
             yield Fault(step, error)
             # A call that is always interrupted is made again for ever, by Python itself (PEP 475).
@@ -146,6 +151,8 @@ class _Failing:
         return call.name == self._first.name
 
     def _fail(self, call: Call, make: Callable[[], Any]) -> Any:
+        if self._fault.error == KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self._fault.error == SHORT:
             if call.name == "write":
                 data = memoryview(call.arguments[0])
@@ -174,19 +181,25 @@ def complaints(stage: Stage, fault: Fault) -> tuple[list[str], Counter[str]]:
 def badly_ended(outcome: Outcome) -> list[str]:
     """Return what is wrong with the end of a run in which a call failed."""
     sentences = [line for line in outcome.output.splitlines() if line.startswith("ERROR: ")]
-    if "Traceback" in outcome.output or outcome.code not in (0, 30, 35) or (outcome.code and not sentences):
-        return [f"it ended with {outcome.code}: {outcome.output}"]
-    return []
+    is_told = outcome.code in (30, 35) and sentences
+    if "Traceback" not in outcome.output and (is_told or outcome.code in (0, KILLED)):
+        return []
+    return [f"it ended with {outcome.code}: {outcome.output}"]
 
 
 def every_fault(scenery: Scenery, scenes: list[Scene], dice: random.Random) -> list[tuple[Scene, Fault]]:
-    """Return all faults of some operations, shuffled."""
+    """Return all faults of some operations in the order in which they are tried."""
     faults = []
     for scene in scenes:
         with scenery.stage(scene) as stage:
             faults += [(scene, fault) for fault in possible_faults(calls_of(stage))]
     dice.shuffle(faults)
-    return faults
+    return one_of_each_first(faults, _call)
+
+
+def _call(attack: tuple[Scene, Fault]) -> tuple[str, int]:
+    scene, fault = attack
+    return scene.name, fault.step
 
 
 def main() -> int:
@@ -213,7 +226,8 @@ def main() -> int:
             if found:
                 print(f"--scene {scene.name} --fault '{json.dumps(fault)}'", *found, sep="\n  ", flush=True)
     told = ", ".join(f"{count} x {end}" for end, count in sorted(ends.items()))
-    print(f"{tried} of {len(faults)} faults ({told}), {findings} with findings, seed {given.seed}")
+    calls = share_of_sorts(faults, tried, _call)
+    print(f"{tried} of {len(faults)} faults at {calls} calls ({told}), {findings} with findings, seed {given.seed}")
     return bool(findings)
 
 

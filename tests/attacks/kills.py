@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.attacks.calls import Call, intercept
-from tests.attacks.faults import Attacked, calls_of
+from tests.attacks.faults import KILLED, Attacked, calls_of
 from tests.attacks.scenes import SCENES, Scene, Scenery, Stage
 from tests.forked import ForkedRun
 from tests.support import Outcome
 
 # Luigi forks a process for each task, which does not end with the one that started it.
 TWO_WORKERS = {"workers": 2}
-KILLED = -signal.SIGKILL
 
 
 def killed_at(stage: Stage, step: int, has_links: bool = True, **options: object) -> Outcome:

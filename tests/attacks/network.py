@@ -5,7 +5,8 @@ sentence, in bounded time. Then the same command through a network that is well 
 twice, and nothing is lost.
 
 ``python -m tests.attacks.network`` tries every fault at every request of every task; that takes hours. With
-``--seconds`` it tries as many as it can, in an order that ``--seed`` chooses.
+``--seconds`` it tries as many as it can: each kind of fault at each request once before any twice, in an order that
+``--seed`` chooses.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from pipeline import ArchiveInterface, CDCSArchive, FileSystemArchive
 from pipeline.archives.filesystem import create_archive
 from pipeline.errors import BlobsFailedError, ReleaseRecordNotFoundError
 from tests.attacks.bad_network import DENIED, FAULTS, LATE, BadNetwork, Fault
+from tests.attacks.order import one_of_each_first, share_of_sorts
 from tests.audits import audit
 from tests.cdcs import IMPATIENT, Site, archive_of, make_archive, told_no_secret
 from tests.cdcs_server import CDCSServer
@@ -415,6 +417,10 @@ def sample(dice: random.Random) -> list[Attack]:
     return attacks
 
 
+def _pair(attack: Attack) -> tuple[str, int, str]:
+    return attack.action.name, attack.number, attack.fault.kind
+
+
 def main() -> int:
     """Attack for as long as is asked for, and print figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.attacks.network", description=__doc__)
@@ -425,6 +431,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, a_place(Path(folder)) as place:
         attacks = [attack for attack in all_attacks(place) if asked.only in str(attack)]
     random.Random(asked.seed).shuffle(attacks)
+    attacks = one_of_each_first(attacks, _pair)
     end = time.monotonic() + (asked.seconds or float("inf"))
     tried, findings, figures = 0, 0, dict[Place, Counter[str]]()
     for place, attack in each_at_a_place(attacks):
@@ -435,7 +442,10 @@ def main() -> int:
             findings += 1
             print(f"FINDING {finding}", flush=True)
     ends = dict(sum(figures.values(), Counter()))
-    print(f"seed {asked.seed}: {tried} of {len(attacks)} attacks, {findings} findings; {ends}")
+    pairs = share_of_sorts(attacks, tried, _pair)
+    print(
+        f"seed {asked.seed}: {tried} of {len(attacks)} attacks, {pairs} kinds at a request, {findings} findings; {ends}"
+    )
     return int(bool(findings))
 
 

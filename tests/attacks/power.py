@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.attacks.calls import REAL, Call, intercept
-from tests.attacks.kills import KILLED
+from tests.attacks.faults import KILLED
 from tests.attacks.scenes import FOLDERS, SCENES, Scene, Scenery, Stage
 
 _SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)

@@ -1,6 +1,7 @@
 """Let one call to the operating system fail in a task with a CDCS site, or kill the task before it.
 
-``python -m tests.attacks.site_faults`` tries all of them, in an order that the seed tells, as long as there is time.
+``python -m tests.attacks.site_faults`` tries all of them as long as there is time: each call in one way before any in
+two, in an order that the seed tells.
 """
 
 import argparse
@@ -14,10 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.attacks.faults import Fault, badly_ended, calls_of, possible_faults, strike
-from tests.attacks.kills import KILLED, suicide
 from tests.attacks.network import ACTIONS, Action, Place, a_place, each_at_a_place
-
-KILL = "SIGKILL"
+from tests.attacks.order import one_of_each_first, share_of_sorts
 
 
 class LocalAttack(NamedTuple):
@@ -35,23 +34,20 @@ class LocalAttack(NamedTuple):
 def all_attacks(place: Place, action: Action) -> list[LocalAttack]:
     """Return all that may go wrong with the calls of a task."""
     with contextlib.closing(place.round(action)) as site:
-        calls = calls_of(site)
-    kills = (Fault(step, KILL) for step in range(1, len(calls) + 1))
-    return [LocalAttack(action, fault) for fault in (*possible_faults(calls), *kills)]
+        return [LocalAttack(action, fault) for fault in possible_faults(calls_of(site))]
 
 
 def carry_out(place: Place, attack: LocalAttack) -> tuple[list[str], str]:
     """Carry out an attack, and return what was wrong with what the user got, and how the task ended."""
     with contextlib.closing(place.round(attack.action)) as site:
-        if attack.fault.error == KILL:
-            outcome, call = site.run(suicide(site, attack.fault.step)), KILL
-            wrong = [] if outcome.code in (0, KILLED) else [f"it ended with {outcome.code}: {outcome.output}"]
-        else:
-            outcome, call = strike(site, attack.fault)
-            wrong = badly_ended(outcome)
+        outcome, call = strike(site, attack.fault)
         # What was done may be forgotten, because the cache may be what fails.
-        wrong += site.wrong_after(outcome, may_look_again=True)
+        wrong = [*badly_ended(outcome), *site.wrong_after(outcome, may_look_again=True)]
         return [f"{attack} ({call}): {what}" for what in wrong], f"exit {outcome.code}"
+
+
+def _call(attack: LocalAttack) -> tuple[str, int]:
+    return attack.action.name, attack.fault.step
 
 
 def main() -> int:
@@ -65,6 +61,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, a_place(Path(folder)) as place:
         attacks = [attack for action in ACTIONS for attack in all_attacks(place, action) if given.only in str(attack)]
     random.Random(given.seed).shuffle(attacks)
+    attacks = one_of_each_first(attacks, _call)
     for place, attack in each_at_a_place(attacks):
         if time.monotonic() > end:
             break
@@ -73,7 +70,8 @@ def main() -> int:
         for finding in found:
             print(f"FINDING {finding}", flush=True)
     told = ", ".join(f"{count} x {how}" for how, count in sorted(ends.items()))
-    print(f"{tried} of {len(attacks)} attacks ({told}), {findings} with findings, seed {given.seed}")
+    calls = share_of_sorts(attacks, tried, _call)
+    print(f"{tried} of {len(attacks)} attacks at {calls} calls ({told}), {findings} with findings, seed {given.seed}")
     return bool(findings)
 
 

@@ -13,8 +13,8 @@ import pytest
 from pipeline import FileSystemArchive
 from pipeline.errors import ReleaseExistsError
 from tests.attacks import kills, power
-from tests.attacks.faults import Fault, calls_about, calls_of, complaints, possible_faults
-from tests.attacks.kills import KILLED, TWO_WORKERS, badly_ended, killed_at, measured
+from tests.attacks.faults import KILLED, Fault, calls_about, calls_of, complaints, possible_faults
+from tests.attacks.kills import TWO_WORKERS, badly_ended, killed_at, measured
 from tests.attacks.scenes import SCENES, Scene, Scenery
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.attacks import site_faults
+from tests.attacks.faults import KILL
 from tests.attacks.network import ACTIONS, Action, Place, a_place, carry_out, sample
 
 # The same attacks on every machine.
@@ -32,7 +33,7 @@ def test_every_fault_of_a_network_is_survived(place: Place) -> None:
 def test_a_call_to_the_system_that_fails_or_never_returns_is_survived(place: Place, action: Action) -> None:
     dice = random.Random(action.name)
     attacks = site_faults.all_attacks(place, action)
-    kill = dice.choice([attack for attack in attacks if attack.fault.error == site_faults.KILL])
+    kill = dice.choice([attack for attack in attacks if attack.fault.error == KILL])
     for attack in (dice.choice(attacks), kill):
         findings, _ = site_faults.carry_out(place, attack)
         assert not findings, "\n".join(findings)
