@@ -175,9 +175,12 @@ class Curator:
         self._set_pid(blob)
 
     def _set_pid(self, number: str) -> None:
-        """Do what CDCS does after each change of a blob: it is made, and refused where the blob has two PIDs."""
+        """Do what CDCS does after each change of a blob: give it the PID that it lacks; with two it only complains."""
         if number in self.site.with_two_pids:
             raise SiteRefusedError("An error occurred while setting a PID", 500)
+        stored, owner, data = self.site.blobs[number]
+        if self.site.gives_pids and stored.pid is None:
+            self.site.blobs[number] = (stored._replace(pid=f"https://site/pid/{number}"), owner, data)
 
     def delete_data(self, number: int) -> None:
         self.site.done.append(f"delete data of {self.site.data.pop(number)[1]}")

@@ -236,6 +236,13 @@ def test_what_an_interrupted_run_left_on_a_site_without_pids_is_not_waited_for_f
     assert desk.alice.paused == [1, 2]
 
 
+def test_what_has_no_pid_before_it_can_be_seen_is_described_by_the_one_that_it_gets_then(desk: Desk) -> None:
+    blob = desk.blob(b"alpha")
+    left = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", None)
+    desk.site.blobs[str(left.id)] = (left._replace(pid=None), "alice", b"alpha")
+    assert desk.upload(blob) == ({blob.digest: left.pid}, {})
+
+
 def two_pids(desk: Desk, blob: Blob, workspace: int | None = None) -> StoredBlob:
     """Let an interrupted run leave a blob to which CDCS gave two PIDs."""
     left = desk.site.put(b"alpha", "alice", f"{blob.digest}.csv", workspace)
@@ -448,10 +455,13 @@ def test_a_leftover_that_was_put_to_use_is_not_deleted(desk: Desk) -> None:
     assert len(desk.site.blobs) == 2
 
 
-def test_a_leftover_whose_answer_was_cut_off_is_not_deleted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("came", [b"", b"alph", b"alpha"], ids=repr)
+def test_a_leftover_whose_answer_was_cut_off_is_used_where_all_its_bytes_came_and_never_deleted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, came: bytes
+) -> None:
     blob = desk.blob(b"alpha")
-    desk.site.put(b"alpha", "alice")
-    stream = Stream(b"", None)
+    left = desk.site.put(b"alpha", "alice")
+    stream = Stream(came, None)
     error = TransferBrokenError("It does not tell how long it is.")
 
     def fail() -> None:
@@ -459,8 +469,9 @@ def test_a_leftover_whose_answer_was_cut_off_is_not_deleted(desk: Desk, monkeypa
 
     monkeypatch.setattr(stream, "check_end", fail)
     monkeypatch.setattr(desk.alice, "open_blob", lambda *arguments, **options: contextlib.nullcontext(stream))
-    assert desk.upload(blob) == ({}, {blob.digest: error})
-    assert desk.steps() == []
+    is_whole = came == b"alpha"
+    assert desk.upload(blob) == (({blob.digest: left.pid}, {}) if is_whole else ({}, {blob.digest: error}))
+    assert desk.steps() == (["describe", "attach"] if is_whole else [])
 
 
 def test_a_later_description_of_another_user_changes_nothing(desk: Desk) -> None:

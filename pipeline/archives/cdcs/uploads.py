@@ -204,12 +204,9 @@ class BlobShelf:
                 return used
             except NotAllowedError:
                 raise
-            except ArchiveError as error:
-                # The run that uploaded it removes it when a third one was faster than both.
-                if not self._exists(stored):
-                    continue
-                # One may have two PIDs. Where a second one is refused as well, a third would not help.
-                if is_refused or not isinstance(error, SiteRefusedError):
+            except SiteRefusedError:
+                # It went with the run that uploaded it, because a third one was faster than both; or it has two PIDs.
+                if is_refused:
                     raise
                 is_refused = True
         stored = self._send(blob, leftovers, source, meter, workers.check)
@@ -228,13 +225,6 @@ class BlobShelf:
                 stored = self._curator.get_blob(stored.id)
         return stored
 
-    def _exists(self, stored: StoredBlob) -> bool:
-        try:
-            self._curator.get_blob(stored.id)
-        except NotFoundError:
-            return False
-        return True
-
     def _put_to_use(self, stored: StoredBlob, blob: Blob) -> Description:
         """Let everybody see a blob that is whole, and describe it."""
         if stored.workspace is None:
@@ -244,9 +234,8 @@ class BlobShelf:
         description = self.describe(blob, pid, stored.handle)
         try:
             self._curator.attach_metadata(stored.id, description.record)
-        except ArchiveError as error:
-            if isinstance(error, SiteRefusedError) or not self._exists(stored):
-                self._curator.delete_data(description.record)
+        except SiteRefusedError:
+            self._curator.delete_data(description.record)
             raise
         self._made[blob.digest] = description, time.monotonic()
         return description
