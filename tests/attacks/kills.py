@@ -1,4 +1,4 @@
-"""Kill runs with SIGKILL: at each call to the operating system, and at random moments.
+"""Kill runs with SIGKILL, before a random call to the operating system or at a random moment.
 
 ``python -m tests.attacks.kills`` kills runs of every operation, alone and two at once, with one worker and with two.
 """
