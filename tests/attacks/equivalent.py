@@ -177,6 +177,11 @@ _BY_REASON: dict[str, tuple[tuple[str, str, str] | tuple[str, str, str, int], ..
             "if file.stat().st_mtime < time.time() - _KEPT_SECONDS:",
             "if file.stat().st_mtime <= time.time() - _KEPT_SECONDS:",
         ),
+        (
+            "archives/filesystem_audit.py",
+            "return time.time() - written < _ABANDONED_SECONDS",
+            "return time.time() - written <= _ABANDONED_SECONDS",
+        ),
     ),
     "Any range without a number is refused.": (
         (
