@@ -443,9 +443,8 @@ def main() -> int:
             print(f"FINDING {finding}", flush=True)
     ends = dict(sum(figures.values(), Counter()))
     pairs = share_of_sorts(attacks, tried, _pair)
-    print(
-        f"seed {asked.seed}: {tried} of {len(attacks)} attacks, {pairs} kinds at a request, {findings} findings; {ends}"
-    )
+    print(f"seed {asked.seed}: {tried} of {len(attacks)} attacks, {findings} findings; {ends}")
+    print(f"Of requests and kinds of faults {pairs} pairs were tried.")
     return int(bool(findings))
 
 
