@@ -16,11 +16,12 @@ def one_of_each_first(items: Sequence[Item], sort: Callable[[Item], Hashable]) -
     ['a1', 'b1', 'a2', 'b2', 'a3']
     """
     seen: Counter[Hashable] = Counter()
-    rounds: list[tuple[int, Item]] = []
-    for item in items:
-        rounds.append((seen[sort(item)], item))
+
+    def number(item: Item) -> int:
         seen[sort(item)] += 1
-    return [item for _, item in sorted(rounds, key=lambda numbered: numbered[0])]
+        return seen[sort(item)]
+
+    return sorted(items, key=number)
 
 
 def share_of_sorts(items: Sequence[Item], tried: int, sort: Callable[[Item], Hashable]) -> str:

@@ -206,6 +206,7 @@ class BlobShelf:
                 raise
             except SiteRefusedError:
                 # It went with the run that uploaded it, because a third one was faster than both; or it has two PIDs.
+                # Where another is refused too, it is the site, and each run would only leave one more copy.
                 if is_refused:
                     raise
                 is_refused = True
